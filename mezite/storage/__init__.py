@@ -1,0 +1,1 @@
+"""The database: what all other code knows of it is ``interface``."""
