@@ -388,7 +388,7 @@ class Instance:
     previous_key: str
     """Fingerprint of the lineage key before it; empty at generation 1."""
     request_hash: bytes
-    """SHA-256 of the keys that generation was given to (see core.generation)."""
+    """SHA-256 of the keys that generation was given to (see core.request)."""
     token_id: str
     created_at: datetime
     renewed_at: datetime

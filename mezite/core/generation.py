@@ -1,0 +1,97 @@
+"""Which generation of a lineage comes next: stored against presented.
+
+The caller has already proven that the request is signed by the lineage key it
+names, and that one of our certificates ties this key to the presented
+generation.  Locks, expiry and roles are judged elsewhere; docs/protocol.md has
+the whole order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the server knows of an instance; keys are fingerprints."""
+
+    generation: int
+    lineage_key: str
+    previous_key: str
+    request_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """What a request says, and proves with its signature."""
+
+    generation: int
+    lineage_key: str
+    new_key: str
+    request_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """The ordinary step, and the adoption of one that the server has forgotten."""
+
+    to_generation: int
+    adopted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reissue:
+    """The reply was lost: nothing advances, the same keys get fresh certificates."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForkSuspected:
+    """Two holders of one lineage, or an old message: ask for a fresh proof."""
+
+    stored_generation: int
+    presented_generation: int
+    stored_key: str
+    presented_key: str
+
+
+Judgement = Advance | Reissue | ForkSuspected
+
+
+def judge(stored: Stored, presented: Presented) -> Judgement:
+    """What a proven renewal request means.
+
+    - The stored generation, by its key: advance.
+    - The generation before it, by its key, asking once more for exactly the
+      keys that the stored one was given to: reissue.
+    - A generation ahead of ours, proven by our own certificate: the database
+      was restored from an older copy; adopt it and advance.
+    - Anything else: a fork is suspected.
+    """
+    if presented.generation > stored.generation:
+        return Advance(presented.generation + 1, adopted=True)
+    if presented.generation == stored.generation and presented.lineage_key == stored.lineage_key:
+        return Advance(stored.generation + 1)
+    if (
+        presented.generation == stored.generation - 1
+        and presented.lineage_key == stored.previous_key
+        and presented.new_key == stored.lineage_key
+        and presented.request_hash == stored.request_hash
+    ):
+        return Reissue(stored.generation)
+    return ForkSuspected(
+        stored.generation, presented.generation, stored.lineage_key, presented.lineage_key
+    )
+
+
+def judge_repeated_join(stored: Stored, lineage_key: str, request_hash: bytes) -> Judgement:
+    """What a join repeated by the key that redeemed the token means.
+
+    At generation 1 for the same keys: the reply was lost.  Later it is a
+    renewal from generation 1 that asks for nothing new, which only a copy of
+    an old state directory can send: a fork is suspected.
+    """
+    if stored.generation == 1 and (stored.lineage_key, stored.request_hash) == (lineage_key, request_hash):
+        return Reissue(1)
+    return ForkSuspected(stored.generation, 1, stored.lineage_key, lineage_key)

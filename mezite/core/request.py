@@ -1,0 +1,162 @@
+"""What a machine asks for, what it signs, and what it is answered."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from mezite.core.model import Node
+from mezite.errors import InvalidInput
+
+JOIN = "Join"
+RENEW = "Renew"
+
+MAX_SSH_KEYS = 16
+MAX_BLOB = 8192
+"""Bytes; an RSA-16384 key has about 2100, one of our certificates about 1000."""
+
+_SIGNATURE_DOMAIN = b"mezite-lineage-v1"
+_TOKEN = re.compile(r"(tok-bot-[0-9a-f]{12})-([0-9a-f]{32})-([0-9a-f]{32})")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenText:
+    """A join token as a person handles it: ``tok-bot-<12 hex>-<32 hex>-<32 hex>``."""
+
+    id: str
+    secret: str = field(repr=False)
+    pin: str
+    """First 128 bits of the SHA-256 of the server CA's SPKI, as 32 hex digits."""
+
+    @classmethod
+    def from_text(cls, text: str) -> TokenText:
+        """Raises :class:`InvalidInput`, which shows the public part at most."""
+        match = _TOKEN.fullmatch(text.strip())
+        if match is None:
+            raise InvalidInput(
+                "the join token is mistyped or cut short; it reads "
+                "tok-bot-<12 hex>-<32 hex>-<32 hex>, all lower case, as mezctl printed it"
+            )
+        return cls(*match.groups())
+
+    @classmethod
+    def from_random(cls, random: bytes, pin: str) -> TokenText:
+        """A new token from 22 random bytes: 6 for the id, 16 for the secret."""
+        if len(random) != 22:
+            raise ValueError("22 random bytes make a token")
+        return cls(f"tok-bot-{random[:6].hex()}", random[6:].hex(), pin)
+
+    def to_text(self) -> str:
+        return f"{self.id}-{self.secret}-{self.pin}"
+
+
+def secret_hash(secret: str) -> bytes:
+    """SHA-256 of a token's secret: 128 random bits need no slow hash."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def secret_matches(secret: str, stored_hash: bytes) -> bool:
+    """In constant time."""
+    return secrets.compare_digest(secret_hash(secret), stored_hash)
+
+
+@dataclass(frozen=True, slots=True)
+class SshKey:
+    """A public key to be certified, and the daemon's output that it is for."""
+
+    output: str
+    blob: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the machine would like, and what it says of itself, unproven."""
+
+    ttl: timedelta | None
+    interval: timedelta | None
+    client_time: datetime
+    host: str = ""
+    boot_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinRequest:
+    token_id: str
+    token_secret: str = field(repr=False)
+    lineage_key: bytes
+    """Public key of generation 1, SSH wire format; it signs the request."""
+    ssh_keys: tuple[SshKey, ...]
+    wishes: Wishes
+
+
+@dataclass(frozen=True, slots=True)
+class RenewRequest:
+    instance_id: str
+    generation: int
+    lineage_key: bytes
+    """Public key of ``generation``; it signs the request."""
+    certificate: bytes
+    new_lineage_key: bytes
+    ssh_keys: tuple[SshKey, ...]
+    wishes: Wishes
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """How a request came: the bytes that were signed, by what, over which nonce."""
+
+    body: bytes
+    signature: bytes
+    nonce: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whom a machine trusts: the cluster's authorities and its nodes."""
+
+    cluster_name: str
+    cluster_uuid: str
+    host_cas: tuple[bytes, ...]
+    """Public keys, SSH wire format."""
+    user_cas: tuple[bytes, ...]
+    server_cas: tuple[bytes, ...]
+    """X.509 certificates, DER."""
+    nodes: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """The answer to a join or a renewal."""
+
+    instance_id: str
+    bot: str
+    generation: int
+    certificates: tuple[bytes, ...]
+    """One for each SSH key asked for, in their order; SSH wire format."""
+    trust: Trust
+    server_time: datetime
+    ttl: timedelta
+    renew_after: timedelta
+    """Counted from the answer."""
+
+
+def signed_bytes(method: str, cluster_uuid: str, nonce: bytes, body: bytes) -> bytes:
+    """What the lineage key signs: SSH strings (RFC 4251 §5) of a domain, the
+    method, the cluster, the nonce and the body, so that no signature is good
+    for another method, cluster, nonce or protocol."""
+    parts = (_SIGNATURE_DOMAIN, method.encode(), cluster_uuid.encode(), nonce, body)
+    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+
+
+def request_hash(new_key: bytes, ssh_keys: Sequence[SshKey]) -> bytes:
+    """SHA-256 over the keys that a generation is asked for: the lineage key's
+    blob, then each SSH key's output and blob, as SSH strings."""
+    digest = hashlib.sha256()
+    for part in (new_key, *(item for key in ssh_keys for item in (key.output.encode(), key.blob))):
+        digest.update(len(part).to_bytes(4, "big"))
+        digest.update(part)
+    return digest.digest()
