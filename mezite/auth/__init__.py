@@ -1,0 +1,1 @@
+"""The use cases: plain synchronous functions of a transaction."""

@@ -1,0 +1,1 @@
+"""Files, environment and flags → one frozen record per program; the only home of defaults."""

@@ -1,0 +1,42 @@
+"""Where things lie by default.  Standard library only: `mezctl` starts with this."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+SERVER_CONFIG = Path("/etc/mezite/mezite.yaml")
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get("HOME") or os.path.expanduser("~"))
+
+
+def data_dir(environ: Mapping[str, str], uid: int) -> Path:
+    """The server's data directory."""
+    if uid == 0:
+        return Path("/var/lib/mezite")
+    base = environ.get("XDG_DATA_HOME") or str(_home(environ) / ".local/share")
+    return Path(base) / "mezite"
+
+
+def admin_sockets(environ: Mapping[str, str], uid: int) -> tuple[Path, ...]:
+    """Where the operator socket may be, the first one first."""
+    return Path("/run/mezite/admin.sock"), data_dir(environ, uid) / "admin.sock"
+
+
+def identity_dir(environ: Mapping[str, str], uid: int) -> Path:
+    """The daemon's destination."""
+    if uid == 0:
+        return Path("/var/lib/mezite/identity/certs")
+    return _state_home(environ) / "mezite/identity"
+
+
+def last_identity(environ: Mapping[str, str]) -> Path:
+    """The file in which the daemon notes its last destination, for `msh`."""
+    return _state_home(environ) / "mezite/last-identity"
+
+
+def _state_home(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get("XDG_STATE_HOME") or str(_home(environ) / ".local/state"))

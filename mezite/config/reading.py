@@ -1,0 +1,163 @@
+"""Configuration files, strictly read: every fault names the file, the key and the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mezite.core.duration import parse_duration
+from mezite.errors import InvalidInput, UsageError
+
+MAX_FILE = 1024 * 1024
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML as JSON would have it: a key twice in one mapping is an error."""
+
+
+def _mapping_without_repeats(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Hashable, Any]:
+    seen: set[Hashable] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]  # no stub
+        if not isinstance(key, Hashable) or key in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {key!r} stands twice", key_node.start_mark
+            )
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_repeats)
+
+
+def parse_yaml(text: bytes, source: str) -> Any:
+    """The one document in *text*; a :class:`UsageError` names *source* and the line."""
+    if len(text) > MAX_FILE:
+        raise UsageError(f"{source}: larger than 1 MiB; that is no configuration")
+    try:
+        return yaml.load(text.decode("utf-8"), Loader=_StrictLoader)  # noqa: S506  # a SafeLoader
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{source}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
+        raise UsageError(f"{source}: {where}: {error.problem or error.context}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UsageError(f"{source}: not YAML: {' '.join(str(error).split())[:200]}") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """The document in the file at *path*."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; name a readable file") from None
+    return parse_yaml(text, str(path))
+
+
+@dataclass(slots=True)
+class Section:
+    """One mapping of a configuration; ``close`` refuses the keys nobody asked for."""
+
+    values: dict[str, Any]
+    source: str
+    path: str = ""
+
+    @classmethod
+    def from_value(cls, value: object, source: str, path: str = "") -> Section:
+        if value is None:
+            value = {}
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise UsageError(f"{source}: {path or 'the file'}: expected a mapping of keys")
+        return cls(dict(value), source, path)
+
+    def fault(self, key: str, problem: str) -> UsageError:
+        return UsageError(f"{self.source}: {self._name(key)}: {problem}")
+
+    def _name(self, key: str) -> str:
+        return f"{self.path}.{key}" if self.path else key
+
+    def known(self, keys: Sequence[str]) -> None:
+        """Raises for the first key that is not among *keys*, with the nearest one."""
+        for key in self.values:
+            if key not in keys:
+                near = difflib.get_close_matches(key, keys, n=1)
+                hint = f"did you mean {near[0]}?" if near else "known here: " + ", ".join(keys)
+                raise self.fault(key, f"unknown key; {hint}")
+
+    def section(self, key: str) -> Section:
+        return Section.from_value(self.values.get(key), self.source, self._name(key))
+
+    def text(self, key: str, default: str | None = None) -> str | None:
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise self.fault(key, f"expected a text, found {value!r}")
+        return value
+
+    def boolean(self, key: str, default: bool) -> bool:
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self.fault(key, f"expected true or false, found {value!r}")
+        return value
+
+    def texts(self, key: str, default: Sequence[str] = ()) -> tuple[str, ...]:
+        value = self.values.get(key)
+        if value is None:
+            return tuple(default)
+        if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+            raise self.fault(key, f"expected a list of texts, found {value!r}")
+        return tuple(value)
+
+    def choice(self, key: str, choices: Sequence[str], default: str) -> str:
+        value = self.text(key, default)
+        if value not in choices:
+            raise self.fault(key, f"expected one of {', '.join(choices)}, found {value!r}")
+        return value
+
+    def duration(self, key: str, default: timedelta | None = None) -> timedelta | None:
+        value = self.values.get(key)
+        if value is None:
+            return default
+        try:
+            return parse_duration(value)
+        except InvalidInput as error:
+            raise self.fault(key, str(error)) from None
+
+    def address(self, key: str, default: str | None = None) -> str | None:
+        """``host:port``; IPv6 hosts in brackets."""
+        value = self.text(key, default)
+        if value is not None:
+            try:
+                split_address(value)
+            except InvalidInput as error:
+                raise self.fault(key, str(error)) from None
+        return value
+
+
+def split_address(text: str, default_port: int | None = None) -> tuple[str, int]:
+    """Host and port of ``host:port`` or ``[v6]:port``; the port may be left out
+    where there is a default.  Raises :class:`InvalidInput`."""
+    host, colon, port_text = text.rpartition(":")
+    if default_port is not None and (not colon or text.endswith("]") or text.count(":") > 1
+                                     and not text.startswith("[")):
+        host, port_text = text, str(default_port)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not host or any(char.isspace() or char in "/\"'" for char in host):
+        raise InvalidInput(f"{text!r} is not an address; write host:port, such as auth.example.com:3025")
+    if not port_text.isascii() or not port_text.isdigit() or not 0 <= int(port_text) <= 65535:
+        raise InvalidInput(f"{text!r} has no port from 0 to 65535; write host:port")
+    return host, int(port_text)
