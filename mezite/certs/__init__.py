@@ -1,0 +1,1 @@
+"""Keys, certificates, signing and verifying: CPU only, no files."""
