@@ -1,0 +1,199 @@
+"""What joins and renewals share: the terms, the fork, the certificates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from mezite.auth.context import Context, Peer
+from mezite.auth.proof import make_nonce, nonce_holds
+from mezite.core import locks, rbac
+from mezite.core.audit import AuditEvent, EventType
+from mezite.core.generation import ForkSuspected
+from mezite.core.lifetime import IntervalTooLong, asked_ttl, renew_after, renewal_interval
+from mezite.core.model import MISMATCH, Bot, Instance, Lock, LockKind, LockTarget
+from mezite.core.rbac import Denied, Granted
+from mezite.core.request import Issued, SshKey, Wishes
+from mezite.core.template import user_certificate
+from mezite.errors import Reason, Refused
+from mezite.storage.interface import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a machine gets, and when it is to come back."""
+
+    granted: Granted
+    interval: timedelta
+
+
+def locked(
+    tx: Transaction, now: datetime, *, bot: str, instance: str, roles: Sequence[str] = ()
+) -> Refused | None:
+    """The refusal for the first lock that holds for this subject, a final one first."""
+    targets = locks.subject_targets(bot=bot, instance=instance, roles=roles)
+    held = locks.holding(tx.locks_on(targets), targets, now)
+    if not held:
+        return None
+    lock = held[0]
+    if lock.is_final:
+        return mismatch(instance)
+    until = f" until {lock.expires_at:%Y-%m-%dT%H:%M:%SZ}" if lock.expires_at else ""
+    why = f": {lock.message}" if lock.message else ""
+    return Refused(Reason.LOCKED, f"{lock.target} is locked{until}{why}")
+
+
+def mismatch(instance_id: str) -> Refused:
+    return Refused(
+        Reason.GENERATION_MISMATCH,
+        f"two holders of instance {instance_id} have renewed, so it is locked for good; "
+        "join again with a new token, and find out who holds the copy",
+    )
+
+
+def terms(tx: Transaction, bot: Bot, wishes: Wishes, now: datetime) -> Terms | Refused:
+    """What the bot's roles, as they stand now, give to these *wishes*."""
+    roles = rbac.find_roles(bot.roles, tx.roles(bot.roles))
+    if isinstance(roles, Denied):
+        return Refused(roles.reason, f"bot {bot.name}: {roles}")
+    logins = dict.fromkeys(login for role in roles for login in role.allow.logins)
+    login_locks = tx.locks_on([LockTarget(LockKind.LOGIN, login) for login in logins])
+    granted = rbac.grant(
+        roles, asked_ttl=asked_ttl(wishes.ttl, bot), locked_logins=locks.locked_logins(login_locks, now)
+    )
+    if isinstance(granted, Denied):
+        return Refused(granted.reason, f"bot {bot.name}: {granted}")
+    interval = renewal_interval(wishes.interval, granted.ttl)
+    if isinstance(interval, IntervalTooLong):
+        return Refused(Reason.INTERVAL_TOO_LONG, str(interval))
+    return Terms(granted, interval)
+
+
+def answer_fork(
+    context: Context,
+    tx: Transaction,
+    fork: ForkSuspected,
+    *,
+    instance: Instance,
+    bot_name: str,
+    nonce: bytes,
+    wishes: Wishes,
+    peer: Peer,
+) -> Refused:
+    """``prove`` with a nonce, or, when this request answers one, the final lock.
+
+    Only somebody who holds the presented key now can answer, so neither a late
+    nor a recorded message locks anybody.
+    """
+    now = context.clock()
+    key = fork.presented_key
+    nonce_key = context.cluster.nonce_key
+    if not nonce_holds(nonce, nonce_key, instance.id, key, now):
+        return Refused(
+            Reason.PROVE,
+            f"generation {fork.presented_generation} is not the one given out last; "
+            "sign the request again over the nonce",
+            nonce=make_nonce(nonce_key, instance.id, key, now),
+            server_time_unix=int(now.timestamp()),
+        )
+    last_seen = f"{instance.renewed_at:%Y-%m-%dT%H:%M:%SZ}"
+    tx.add_lock(
+        Lock(
+            id=context.new_uuid(),
+            target=LockTarget(LockKind.INSTANCE, instance.id),
+            reason=MISMATCH,
+            message=(
+                f"generation {fork.stored_generation} went to {fork.stored_key} "
+                f"({instance.host or 'unnamed host'}, {instance.address}, {last_seen}); "
+                f"generation {fork.presented_generation} was then presented by {key} "
+                f"({wishes.host or 'unnamed host'}, {peer.address})"
+            ),
+            created_by="system",
+            created_at=now,
+        )
+    )
+    tx.add_event(
+        AuditEvent(
+            EventType.GENERATION_MISMATCH,
+            now,
+            actor=f"bot/{bot_name}",
+            resource_type="instance",
+            resource_name=instance.id,
+            client_ip=peer.address,
+            success=False,
+            reason=Reason.GENERATION_MISMATCH.code,
+            message="two holders of one lineage; the instance is locked",
+            fields={
+                "stored_generation": fork.stored_generation,
+                "stored_key": fork.stored_key,
+                "stored_address": instance.address,
+                "stored_host": instance.host,
+                "stored_at": last_seen,
+                "presented_generation": fork.presented_generation,
+                "presented_key": key,
+                "presented_host": wishes.host,
+                "presented_boot_id": wishes.boot_id,
+            },
+        )
+    )
+    return mismatch(instance.id)
+
+
+def sign_all(
+    context: Context,
+    tx: Transaction,
+    *,
+    bot: Bot,
+    instance_id: str,
+    generation: int,
+    lineage_key: str,
+    ssh_keys: Sequence[SshKey],
+    terms: Terms,
+    now: datetime,
+    event: EventType,
+    peer: Peer,
+) -> Issued:
+    """One signed certificate for each key, one audit row for each certificate."""
+    signer = context.authorities().signer
+    certificates = []
+    for key in ssh_keys:
+        serial = tx.next_serial()
+        template = user_certificate(
+            terms.granted,
+            bot,
+            instance=instance_id,
+            generation=generation,
+            lineage_key=lineage_key,
+            serial=serial,
+            now=now,
+        )
+        certificates.append(signer.sign_user(template, key.blob))
+        tx.add_event(
+            AuditEvent(
+                event,
+                now,
+                actor=f"bot/{bot.name}",
+                resource_type="instance",
+                resource_name=instance_id,
+                client_ip=peer.address,
+                fields={
+                    "serial": serial,
+                    "generation": generation,
+                    "output": key.output,
+                    "logins": ",".join(terms.granted.logins),
+                    "roles": ",".join(terms.granted.roles),
+                    "valid_before_unix": template.valid_before,
+                },
+            )
+        )
+    return Issued(
+        instance_id=instance_id,
+        bot=bot.name,
+        generation=generation,
+        certificates=tuple(certificates),
+        trust=context.trust(),
+        server_time=now,
+        ttl=terms.granted.ttl,
+        renew_after=renew_after(terms.interval, context.chance()),
+    )

@@ -1,0 +1,219 @@
+"""A machine redeems its join token and becomes an instance, at generation 1."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from mezite.auth.context import Context, Peer
+from mezite.auth.issue import answer_fork, locked, sign_all, terms
+from mezite.auth.proof import JoinProof
+from mezite.core.audit import AuditEvent, EventType
+from mezite.core.duration import format_duration
+from mezite.core.generation import ForkSuspected, Stored, judge_repeated_join
+from mezite.core.lifetime import CLIENT_SKEW
+from mezite.core.model import Instance, JoinToken
+from mezite.core.request import Issued, JoinRequest, Wishes, secret_matches
+from mezite.errors import Reason, Refused
+from mezite.storage.interface import Admission, Transaction
+
+
+def join(
+    context: Context,
+    tx: Transaction,
+    request: JoinRequest,
+    proof: JoinProof,
+    *,
+    nonce: bytes,
+    peer: Peer,
+) -> Issued | Refused:
+    """The first identity of a machine, or why not.
+
+    The token is used last, by one conditional UPDATE, after everything else
+    that could refuse.  The key that redeemed it may repeat the join while the
+    instance is at generation 1, whatever became of the token meanwhile.
+    """
+    now = context.clock()
+    token = tx.token(request.token_id)
+    if token is None or not secret_matches(request.token_secret, token.secret_hash):
+        return Refused(
+            Reason.TOKEN_UNKNOWN,
+            "the server knows no such join token; check that it was copied whole, or make a new one",
+        )
+    admission = tx.admission(token.id, proof.lineage_key)
+    if admission is not None:
+        return _repeat(context, tx, request, proof, admission, nonce=nonce, peer=peer)
+    bot = tx.bot_by_id(token.bot_id)
+    if bot is None:
+        return Refused(Reason.BOT_GONE, f"the bot of token {token.id} has been removed")
+    state = token.state(now)
+    if state != "active":
+        return _spent(context, tx, token, state, bot.name, peer)
+    refused = locked(tx, now, bot=bot.name, instance="", roles=bot.roles) or _skewed(request.wishes, context)
+    if refused is not None:
+        return refused
+    agreed = terms(tx, bot, request.wishes, now)
+    if isinstance(agreed, Refused):
+        return agreed
+    if not tx.use_token(token.id, now):
+        return _spent(context, tx, token, "used", bot.name, peer)
+    instance = Instance(
+        id=context.new_uuid(),
+        bot_id=bot.id,
+        generation=1,
+        lineage_key=proof.lineage_key,
+        previous_key="",
+        request_hash=proof.request_hash,
+        token_id=token.id,
+        created_at=now,
+        renewed_at=now,
+        address=peer.address,
+        host=request.wishes.host,
+        not_after=now + agreed.granted.ttl,
+    )
+    tx.add_instance(instance)
+    tx.add_admission(Admission(token.id, proof.lineage_key, instance.id, now, peer.address))
+    tx.add_event(
+        AuditEvent(
+            EventType.INSTANCE_JOINED,
+            now,
+            actor=f"bot/{bot.name}",
+            resource_type="instance",
+            resource_name=instance.id,
+            client_ip=peer.address,
+            fields={"token": token.id, "lineage_key": proof.lineage_key, "host": request.wishes.host},
+        )
+    )
+    return sign_all(
+        context,
+        tx,
+        bot=bot,
+        instance_id=instance.id,
+        generation=1,
+        lineage_key=proof.lineage_key,
+        ssh_keys=request.ssh_keys,
+        terms=agreed,
+        now=now,
+        event=EventType.CERT_ISSUED,
+        peer=peer,
+    )
+
+
+def _skewed(wishes: Wishes, context: Context) -> Refused | None:
+    """Refuses a clock so wrong that what we issue would be of no use to it."""
+    skew: timedelta = abs(wishes.client_time - context.clock())
+    if skew <= CLIENT_SKEW:
+        return None
+    return Refused(
+        Reason.CLOCK_SKEW,
+        f"this machine's clock is off by {format_duration(skew)}; set it right and start again, "
+        "the token has not been used",
+    )
+
+
+def _spent(
+    context: Context, tx: Transaction, token: JoinToken, state: str, bot_name: str, peer: Peer
+) -> Refused:
+    """Refuses a token that admits nobody any more.
+
+    Whoever shows the secret of a used one may be the machine it was meant for:
+    so the instance that it made is named, and the event kept.
+    """
+    admissions = tx.admissions(token.id)
+    if admissions and state in ("used", "rotated"):
+        made = admissions[-1]
+        tx.add_event(
+            AuditEvent(
+                EventType.TOKEN_REUSED,
+                context.clock(),
+                actor=f"bot/{bot_name}",
+                resource_type="token",
+                resource_name=token.id,
+                client_ip=peer.address,
+                success=False,
+                reason=f"token_{state}",
+                message=f"{token.id} was presented again by another key",
+                fields={"instance": made.instance_id, "instance_address": made.address},
+            )
+        )
+    if state == "used" and admissions:
+        made = admissions[-1]
+        return Refused(
+            Reason.TOKEN_USED,
+            f"{token.id} was used by instance {made.instance_id} from {made.address} at "
+            f"{made.at:%Y-%m-%dT%H:%M:%SZ}; if that was not you: mezctl instances lock {made.instance_id}",
+        )
+    remedy = f"make a new one: mezctl bots rotate-token {bot_name}"
+    if state == "expired":
+        return Refused(
+            Reason.TOKEN_EXPIRED, f"{token.id} expired at {token.expires_at:%Y-%m-%dT%H:%M:%SZ}; {remedy}"
+        )
+    if state == "rotated":
+        return Refused(Reason.TOKEN_ROTATED, f"{token.id} has been replaced by a newer token; {remedy}")
+    return Refused(Reason.TOKEN_USED, f"{token.id} has been used; {remedy}")
+
+
+def _repeat(
+    context: Context,
+    tx: Transaction,
+    request: JoinRequest,
+    proof: JoinProof,
+    admission: Admission,
+    *,
+    nonce: bytes,
+    peer: Peer,
+) -> Issued | Refused:
+    """The key that redeemed the token asks again: its reply may have been lost."""
+    now = context.clock()
+    instance = tx.instance(admission.instance_id)
+    if instance is None or instance.removed_at is not None:
+        return Refused(
+            Reason.INSTANCE_UNKNOWN,
+            f"instance {admission.instance_id} has been removed; join again with a new token",
+        )
+    bot = tx.bot_by_id(instance.bot_id)
+    refused = locked(
+        tx, now, bot=bot.name if bot else "", instance=instance.id, roles=bot.roles if bot else ()
+    )
+    if refused is not None:
+        return refused
+    stored = Stored(
+        instance.generation, instance.lineage_key, instance.previous_key, instance.request_hash
+    )
+    judgement = judge_repeated_join(stored, proof.lineage_key, proof.request_hash)
+    if isinstance(judgement, ForkSuspected):
+        return answer_fork(
+            context,
+            tx,
+            judgement,
+            instance=instance,
+            bot_name=bot.name if bot else "",
+            nonce=nonce,
+            wishes=request.wishes,
+            peer=peer,
+        )
+    if bot is None:
+        return Refused(Reason.BOT_GONE, "the bot has been removed")
+    agreed = terms(tx, bot, request.wishes, now)
+    if isinstance(agreed, Refused):
+        return agreed
+    tx.note_reissue(
+        instance.id,
+        generation=1,
+        lineage_key=instance.lineage_key,
+        at=now,
+        not_after=now + agreed.granted.ttl,
+        recovered=False,
+    )
+    return sign_all(
+        context,
+        tx,
+        bot=bot,
+        instance_id=instance.id,
+        generation=1,
+        lineage_key=instance.lineage_key,
+        ssh_keys=request.ssh_keys,
+        terms=agreed,
+        now=now,
+        event=EventType.CERT_REISSUED,
+        peer=peer,
+    )

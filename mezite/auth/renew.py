@@ -1,0 +1,151 @@
+"""A proven lineage gets its next generation; a forked one is locked."""
+
+from __future__ import annotations
+
+from mezite.auth.context import Context, Peer
+from mezite.auth.issue import answer_fork, locked, sign_all, terms
+from mezite.auth.proof import RenewProof
+from mezite.core.audit import AuditEvent, EventType
+from mezite.core.generation import Advance, ForkSuspected, Presented, Stored, judge
+from mezite.core.lifetime import lineage_expiry
+from mezite.core.request import Issued, RenewRequest
+from mezite.errors import Reason, Refused
+from mezite.storage.interface import Step, Transaction
+
+_ATTEMPTS = 3
+"""A step that another writer overtook is judged again, by what is stored then."""
+
+
+def renew(
+    context: Context,
+    tx: Transaction,
+    request: RenewRequest,
+    proof: RenewProof,
+    *,
+    nonce: bytes,
+    peer: Peer,
+) -> Issued | Refused:
+    """The next generation of an instance, or why not, judged in this order:
+    locks, generation, expiry, bot, roles, logins, interval."""
+    for _ in range(_ATTEMPTS):
+        outcome = _renew_once(context, tx, request, proof, nonce=nonce, peer=peer)
+        if outcome is not None:
+            return outcome
+    return Refused(Reason.UNAVAILABLE, "the instance is being renewed elsewhere; ask again")
+
+
+def _renew_once(
+    context: Context,
+    tx: Transaction,
+    request: RenewRequest,
+    proof: RenewProof,
+    *,
+    nonce: bytes,
+    peer: Peer,
+) -> Issued | Refused | None:
+    now = context.clock()
+    instance = tx.instance(request.instance_id)
+    if instance is None:
+        return Refused(
+            Reason.INSTANCE_UNKNOWN,
+            f"the server does not know instance {request.instance_id}; join again with a new token",
+        )
+    bot = tx.bot_by_id(instance.bot_id)
+    refused = locked(
+        tx,
+        now,
+        bot=bot.name if bot else "",
+        instance=instance.id,
+        roles=bot.roles if bot else (),
+    )
+    if refused is not None:
+        return refused
+    if instance.removed_at is not None:
+        if bot is None:
+            return Refused(Reason.BOT_GONE, f"the bot {proof.identity.bot} has been removed")
+        return Refused(
+            Reason.INSTANCE_UNKNOWN,
+            f"instance {instance.id} has been removed; join again with a new token",
+        )
+    judgement = judge(
+        Stored(instance.generation, instance.lineage_key, instance.previous_key, instance.request_hash),
+        Presented(request.generation, proof.lineage_key, proof.new_key, proof.request_hash),
+    )
+    if isinstance(judgement, ForkSuspected):
+        return answer_fork(
+            context,
+            tx,
+            judgement,
+            instance=instance,
+            bot_name=proof.identity.bot,
+            nonce=nonce,
+            wishes=request.wishes,
+            peer=peer,
+        )
+    if bot is None:
+        return Refused(Reason.BOT_GONE, f"the bot {proof.identity.bot} has been removed")
+    expired = lineage_expiry(instance, bot, now)
+    if expired is not None and not instance.recoverable:
+        return Refused(
+            Reason.EXPIRED,
+            f"{expired}; an operator can allow one more renewal: mezctl instances recover {instance.id}",
+        )
+    agreed = terms(tx, bot, request.wishes, now)
+    if isinstance(agreed, Refused):
+        return agreed
+    if isinstance(judgement, Advance):
+        generation, lineage_key, event = judgement.to_generation, proof.new_key, EventType.CERT_ISSUED
+        done = tx.step(
+            Step(
+                instance_id=instance.id,
+                from_generation=instance.generation,
+                from_key=instance.lineage_key,
+                to_generation=generation,
+                to_key=lineage_key,
+                previous_key=proof.lineage_key,
+                request_hash=proof.request_hash,
+                at=now,
+                not_after=now + agreed.granted.ttl,
+                address=peer.address,
+                host=request.wishes.host,
+            )
+        )
+    else:
+        generation, lineage_key = judgement.generation, instance.lineage_key
+        event = EventType.CERT_REISSUED
+        done = tx.note_reissue(
+            instance.id,
+            generation=generation,
+            lineage_key=lineage_key,
+            at=now,
+            not_after=now + agreed.granted.ttl,
+            recovered=expired is not None,
+        )
+    if not done:
+        return None
+    if isinstance(judgement, Advance) and judgement.adopted:
+        tx.add_event(
+            AuditEvent(
+                EventType.GENERATION_ADOPTED,
+                now,
+                actor=f"bot/{bot.name}",
+                resource_type="instance",
+                resource_name=instance.id,
+                client_ip=peer.address,
+                message="ahead of the database, which was restored from an older copy",
+                fields={"stored_generation": instance.generation, "presented_generation": request.generation},
+            )
+        )
+    return sign_all(
+        context,
+        tx,
+        bot=bot,
+        instance_id=instance.id,
+        generation=generation,
+        lineage_key=lineage_key,
+        ssh_keys=request.ssh_keys,
+        terms=agreed,
+        now=now,
+        event=event,
+        peer=peer,
+    )
