@@ -1,0 +1,280 @@
+"""Use cases queued to threads, and committed a batch at a time.
+
+One thread writes.  It takes what has queued up while the last COMMIT waited
+for the disk, runs each use case in a savepoint of its own, and commits them
+together: the disk is waited for once.  Other threads read, each on a snapshot.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from mezite.errors import StorageFailure
+from mezite.storage.interface import Deliver, Listener, Transaction
+from mezite.storage.rows import Row
+from mezite.storage.sqlite_file import Source, failure
+from mezite.storage.transaction import Serials, SqlTransaction
+
+T = TypeVar("T")
+
+MAX_BATCH = 256
+"""Use cases in one commit: bounds how long the first waits for the last."""
+MAX_READ_BATCH = 16
+"""Reads that share one snapshot."""
+
+_log = logging.getLogger(__name__)
+
+
+class _Job:
+    __slots__ = ("future", "reading", "use_case")
+
+    def __init__(self, use_case: Callable[[Transaction], Any], reading: bool) -> None:
+        self.future: Future[Any] = Future()
+        self.use_case = use_case
+        self.reading = reading
+
+    def settle(self, result: Any, error: BaseException | None) -> None:
+        """The future is resolved, if it is not yet."""
+        if self.future.done():
+            return
+        if error is None:
+            self.future.set_result(result)
+        else:
+            self.future.set_exception(error)
+
+
+class _Link:
+    """One thread's connection: opened when needed, given up after a failure."""
+
+    def __init__(self, source: Source, connection: sqlite3.Connection | None = None) -> None:
+        self._source = source
+        self._reading = connection is None
+        self._connection = connection
+        self._failed: StorageFailure | None = None
+
+    def begin(self) -> None:
+        if self._connection is None:
+            self._connection = self._source.connect(reading=self._reading)
+        self._failed = None
+        self.change("begin" if self._reading else "begin immediate")
+
+    def select(self, statement: str, values: Row = (), /) -> list[Any]:
+        assert self._connection is not None
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except Exception as error:
+            raise self._told(error) from error
+
+    def change(self, statement: str, values: Row = (), /) -> int:
+        assert self._connection is not None
+        try:
+            return self._connection.execute(statement, values).rowcount
+        except Exception as error:
+            raise self._told(error) from error
+
+    def _told(self, error: Exception) -> StorageFailure:
+        """*error* as a ``StorageFailure``; unless only the statement's values
+        are at fault, no use case of the batch goes on."""
+        if isinstance(
+            error,
+            sqlite3.IntegrityError | sqlite3.DataError | sqlite3.ProgrammingError | sqlite3.InterfaceError,
+        ) or not isinstance(error, sqlite3.Error | MemoryError):
+            return StorageFailure(f"{self._source.name}: the database refuses a value: {error}")
+        if self._failed is None:
+            self._failed = failure(self._source.name, error)
+        return self._failed
+
+    def check(self) -> None:
+        """The transaction is whole; raises ``StorageFailure`` when a statement has
+        failed for good (though its use case may have caught that), or when SQLite
+        has rolled everything back by itself, as it may do on a full disk."""
+        assert self._connection is not None
+        if self._failed is not None:
+            raise self._failed
+        if not self._connection.in_transaction:
+            raise StorageFailure(f"{self._source.name}: the database ended a transaction by itself")
+
+    def give_up(self) -> None:
+        """Nothing of the open transaction remains."""
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            if connection.in_transaction:
+                connection.execute("rollback")
+        except sqlite3.Error as error:
+            _log.warning("%s: rollback failed: %s", self._source.name, error)
+        if not self._source.kept:
+            self.close()
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.close()
+            except sqlite3.Error as error:
+                _log.warning("%s: close failed: %s", self._source.name, error)
+
+
+class QueuedStorage:
+    """A :class:`~mezite.storage.interface.Storage` over the connections of *source*.
+
+    With no *readers*, the writing thread runs the reads too.  Calls after
+    :meth:`close` raise ``StorageFailure``; a future fails with it when the
+    database does, and the next batch tries again on a new connection.
+
+    A listener, and a callback of a future, runs in a thread of this storage
+    unless *deliver* takes it elsewhere: it may submit use cases, and must not
+    wait for them.
+    """
+
+    def __init__(self, source: Source, *, readers: int, deliver: Deliver | None = None) -> None:
+        self._source = source
+        self._deliver = _at_once if deliver is None else deliver
+        self._listeners: tuple[Listener, ...] = ()
+        self._serials = Serials()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._writes: SimpleQueue[_Job | None] = SimpleQueue()
+        self._reads: SimpleQueue[_Job | None] = SimpleQueue() if readers else self._writes
+        writer = _Link(source, source.prepare())
+        self._threads = [self._thread("writer", self._writes, writer, MAX_BATCH)] + [
+            self._thread(f"reader-{number}", self._reads, _Link(source), MAX_READ_BATCH)
+            for number in range(readers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def write(self, use_case: Callable[[Transaction], T]) -> Future[T]:
+        return self._submit(self._writes, _Job(use_case, reading=False))
+
+    def read(self, use_case: Callable[[Transaction], T]) -> Future[T]:
+        return self._submit(self._reads, _Job(use_case, reading=True))
+
+    def subscribe(self, listener: Listener) -> None:
+        with self._lock:
+            self._listeners = (*self._listeners, listener)
+
+    def close(self) -> None:
+        with self._lock:
+            first = not self._closed
+            self._closed = True
+            if first:
+                self._writes.put(None)
+                for _ in self._threads[1:]:
+                    self._reads.put(None)
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def _submit(self, queue: SimpleQueue[_Job | None], job: _Job) -> Future[Any]:
+        with self._lock:
+            if self._closed:
+                raise StorageFailure(f"{self._source.name} is closed: the server is shutting down")
+            queue.put(job)
+        return job.future
+
+    def _thread(
+        self, name: str, queue: SimpleQueue[_Job | None], link: _Link, most: int
+    ) -> threading.Thread:
+        # Daemonic: an owner that forgets to close still ends, and SQLite
+        # rolls back what was not committed.
+        return threading.Thread(
+            target=self._serve, args=(queue, link, most), name=f"mezite-storage-{name}", daemon=True
+        )
+
+    def _serve(self, queue: SimpleQueue[_Job | None], link: _Link, most: int) -> None:
+        going = True
+        while going:
+            batch: list[_Job] = []
+            job = queue.get()
+            while job is not None:
+                batch.append(job)
+                if len(batch) == most:
+                    break
+                try:
+                    job = queue.get_nowait()
+                except Empty:
+                    break
+            else:
+                going = False
+            if batch:
+                self._run_batch(batch, link)
+        link.close()
+
+    def _run_batch(self, batch: Sequence[_Job], link: _Link) -> None:
+        """One transaction: every job's future is resolved after its end."""
+        limit = self._serials.limit
+        started: list[_Job] = []
+        topics: set[str] = set()
+        waiting = iter(batch)
+        try:
+            link.begin()
+            calls = []
+            for job in waiting:
+                if job.future.set_running_or_notify_cancel():
+                    started.append(job)
+                    calls.append(self._outcome(job, link, topics))
+            link.change("commit")
+        except BaseException as error:
+            link.give_up()
+            if not isinstance(error, StorageFailure):
+                _log.exception("%s: a batch failed", self._source.name)
+            self._serials.limit = min(self._serials.limit, limit)
+            started += [job for job in waiting if job.future.set_running_or_notify_cancel()]
+            calls = [partial(job.settle, None, StorageFailure(str(error))) for job in started]
+            topics.clear()
+        if topics:
+            calls.insert(0, partial(self._notify, frozenset(topics)))
+        if calls:
+            self._hand_over(calls)
+
+    def _outcome(self, job: _Job, link: _Link, topics: set[str]) -> Callable[[], None]:
+        """What resolves *job*'s future, once the batch is committed.
+
+        Raises ``StorageFailure`` when the whole batch cannot go on.
+        """
+        link.change("savepoint use_case")
+        limit = self._serials.limit
+        transaction = SqlTransaction(link, None if job.reading else self._serials)
+        result, error = None, None
+        try:
+            result = job.use_case(transaction)
+        except BaseException as raised:
+            error = raised
+        transaction.end()
+        link.check()
+        if error is None:
+            topics |= transaction.changed
+        else:
+            link.change("rollback to use_case")
+            self._serials.limit = limit
+        link.change("release use_case")
+        return partial(job.settle, result, error)
+
+    def _notify(self, topics: frozenset[str]) -> None:
+        for listener in self._listeners:
+            try:
+                listener(topics)
+            except Exception:
+                _log.exception("a listener failed on %s", ", ".join(sorted(topics)))
+
+    def _hand_over(self, calls: Sequence[Callable[[], None]]) -> None:
+        try:
+            self._deliver(calls)
+        except Exception:
+            # Better resolved in the wrong thread than never.
+            _log.exception("results could not be delivered")
+            _at_once(calls)
+
+
+def _at_once(calls: Sequence[Callable[[], None]]) -> None:
+    for call in calls:
+        call()

@@ -1,0 +1,342 @@
+"""One open transaction, written against the statements of ``sql``.
+
+Both databases share it: an adapter gives the :class:`Statements` that run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+from mezite.core.audit import AuditEvent
+from mezite.core.model import Bot, Instance, JoinToken, Lock, LockTarget, Role
+from mezite.errors import Conflict, StorageFailure
+from mezite.storage import rows, sql
+from mezite.storage.interface import MAX_PAGE, Admission, Page, Step, StoredAuthority, StoredEvent
+from mezite.storage.rows import Row, to_us
+
+T = TypeVar("T")
+
+_NO_EVENT_YET = (1 << 63) - 1
+
+
+class Statements(Protocol):
+    """What runs a statement in the open transaction: an adapter's one duty.
+
+    Raises nothing but ``StorageFailure``.
+    """
+
+    def select(self, statement: str, values: Row = (), /) -> list[Any]:
+        """Every row that the statement finds."""
+        ...
+
+    def change(self, statement: str, values: Row = (), /) -> int:
+        """How many rows the statement changed."""
+        ...
+
+
+class Serials:
+    """Serial numbers, reserved from the database a block at a time.
+
+    ``limit`` is the end of the block as the database has it.  Whoever rolls a
+    reservation back puts the old ``limit`` back too, but never ``next``: a
+    number given out once is not given out again, even by a use case that was
+    then undone.  What is left of a block when the process ends is a gap.
+    """
+
+    BLOCK = 100
+
+    def __init__(self) -> None:
+        self.next = 1
+        self.limit = 1
+
+    def take(self, statements: Statements) -> int:
+        if self.next >= self.limit:
+            statements.change(sql.RESERVE_SERIALS, (self.BLOCK, self.next, self.next))
+            ((self.limit,),) = statements.select(sql.NEXT_SERIAL)
+            self.next = self.limit - self.BLOCK
+        serial = self.next
+        self.next += 1
+        return serial
+
+
+class _Ended:
+    """Stands in for the statements of a transaction that is over."""
+
+    def select(self, statement: str, values: Row = (), /) -> list[Any]:
+        raise StorageFailure("this transaction has ended; a use case keeps nothing of it")
+
+    def change(self, statement: str, values: Row = (), /) -> int:
+        raise StorageFailure("this transaction has ended; a use case keeps nothing of it")
+
+
+_ENDED = _Ended()
+
+
+class SqlTransaction:
+    """See :class:`~mezite.storage.interface.Transaction`, which says what is true.
+
+    Without *serials* it only reads.  ``changed`` are the topics it touched.
+    """
+
+    __slots__ = ("_serials", "_statements", "changed")
+
+    def __init__(self, statements: Statements, serials: Serials | None) -> None:
+        self._statements = statements
+        self._serials = serials
+        self.changed: set[str] = set()
+
+    def end(self) -> None:
+        """Whoever kept the transaction gets ``StorageFailure`` from now on."""
+        self._statements = _ENDED
+
+    # --- what the methods are made of ---
+
+    def _all(self, statement: str, *values: object) -> list[Any]:
+        return self._statements.select(statement, values)
+
+    def _one(self, statement: str, *values: object) -> Any:
+        found = self._statements.select(statement, values)
+        return found[0] if found else None
+
+    def _change(self, topic: str, statement: str, *values: object) -> bool:
+        """Whether the statement changed a row; if so, *topic* has changed."""
+        if self._serials is None:
+            raise StorageFailure("this use case changes the database; give it to write, not to read")
+        if self._statements.change(statement, values) < 1:
+            return False
+        if topic:
+            self.changed.add(topic)
+        return True
+
+    def _add(self, topic: str, what: str, statement: str, row: Row) -> None:
+        if not self._change(topic, statement, *row):
+            raise Conflict(f"{what} exists already")
+
+    # --- cluster values, serial numbers, authorities ---
+
+    def value(self, key: str) -> bytes | None:
+        row = self._one(sql.VALUE, key)
+        return None if row is None else bytes(row[0])
+
+    def set_value(self, key: str, value: bytes) -> None:
+        self._change("", sql.SET_VALUE, key, value)
+
+    def next_serial(self) -> int:
+        if self._serials is None:
+            raise StorageFailure("a use case that takes a serial number is given to write, not to read")
+        return self._serials.take(self._statements)
+
+    def add_authority(self, authority: StoredAuthority) -> None:
+        what = f"the authority {authority.id}"
+        self._add("authorities", what, sql.ADD_AUTHORITY, rows.authority_row(authority))
+
+    def authorities(self) -> tuple[StoredAuthority, ...]:
+        return tuple(map(rows.authority, self._all(sql.AUTHORITIES)))
+
+    def set_authority_state(self, authority_id: str, state: str) -> bool:
+        return self._change("authorities", sql.SET_AUTHORITY_STATE, state, authority_id)
+
+    # --- roles ---
+
+    def put_role(self, role: Role) -> bool:
+        document = rows.role_document(role)
+        if self._change("roles", sql.ADD_ROLE, role.name, document):
+            return True
+        self._change("roles", sql.SET_ROLE, document, role.name)
+        return False
+
+    def role(self, name: str) -> Role | None:
+        row = self._one(sql.ROLE, name)
+        return None if row is None else rows.role(row)
+
+    def roles(self, names: Sequence[str]) -> Mapping[str, Role]:
+        if not names:
+            return {}
+        return {row[0]: rows.role(row) for row in self._all(sql.roles(len(names)), *names)}
+
+    def list_roles(self, after: str = "", limit: int = 100) -> Page[Role]:
+        limit = _bounded(limit)
+        found = [rows.role(row) for row in self._all(sql.LIST_ROLES, after, limit + 1)]
+        return _page(found, [role.name for role in found], limit)
+
+    def delete_role(self, name: str) -> bool:
+        return self._change("roles", sql.DELETE_ROLE, name)
+
+    # --- bots ---
+
+    def add_bot(self, bot: Bot) -> None:
+        self._add("bots", f"the bot {bot.name}", sql.ADD_BOT, rows.bot_row(bot))
+        for position, role in enumerate(bot.roles):
+            self._change("bots", sql.ADD_BOT_ROLE, bot.id, position, role)
+
+    def bot(self, name: str) -> Bot | None:
+        found = self._all(sql.BOT, name)
+        return rows.bot(found) if found else None
+
+    def bot_by_id(self, bot_id: str) -> Bot | None:
+        found = self._all(sql.BOT_BY_ID, bot_id)
+        return rows.bot(found) if found else None
+
+    def list_bots(self, after: str = "", limit: int = 100) -> Page[Bot]:
+        limit = _bounded(limit)
+        found = rows.bots(self._all(sql.LIST_BOTS, after, limit + 1))
+        return _page(found, [bot.name for bot in found], limit)
+
+    def bots_with_role(self, role: str) -> tuple[str, ...]:
+        return tuple(row[0] for row in self._all(sql.BOTS_WITH_ROLE, role))
+
+    def remove_bot(self, bot_id: str, at: datetime) -> bool:
+        if not self._change("bots", sql.REMOVE_BOT, to_us(at), bot_id):
+            return False
+        self._change("instances", sql.REMOVE_INSTANCES_OF_BOT, to_us(at), bot_id)
+        self._change("", sql.REVOKE_TOKENS, to_us(at), bot_id)
+        return True
+
+    # --- join tokens and admissions ---
+
+    def add_token(self, token: JoinToken) -> None:
+        self._add("", f"the token {token.id}", sql.ADD_TOKEN, rows.token_row(token))
+
+    def token(self, token_id: str) -> JoinToken | None:
+        row = self._one(sql.TOKEN, token_id)
+        return None if row is None else rows.token(row)
+
+    def list_tokens(self, bot_id: str | None = None, after: str = "", limit: int = 100) -> Page[JoinToken]:
+        limit = _bounded(limit)
+        if bot_id is None:
+            found = self._all(sql.LIST_TOKENS, after, limit + 1)
+        else:
+            found = self._all(sql.LIST_TOKENS_OF_BOT, bot_id, after, limit + 1)
+        return _page([rows.token(row) for row in found], [row[0] for row in found], limit)
+
+    def use_token(self, token_id: str, now: datetime) -> bool:
+        return self._change("", sql.USE_TOKEN, token_id, to_us(now))
+
+    def revoke_tokens(self, bot_id: str, at: datetime) -> int:
+        (usable,) = self._one(sql.COUNT_USABLE_TOKENS, bot_id)
+        self._change("", sql.REVOKE_TOKENS, to_us(at), bot_id)
+        return int(usable)
+
+    def delete_token(self, token_id: str) -> bool:
+        return self._change("", sql.DELETE_TOKEN, token_id)
+
+    def add_admission(self, admission: Admission) -> None:
+        what = f"an admission of this key by the token {admission.token_id}"
+        self._add("", what, sql.ADD_ADMISSION, rows.admission_row(admission))
+
+    def admission(self, token_id: str, lineage_key: str) -> Admission | None:
+        row = self._one(sql.ADMISSION, token_id, lineage_key)
+        return None if row is None else rows.admission(row)
+
+    def admissions(self, token_id: str) -> tuple[Admission, ...]:
+        return tuple(map(rows.admission, self._all(sql.ADMISSIONS, token_id)))
+
+    # --- instances ---
+
+    def add_instance(self, instance: Instance) -> None:
+        what = f"the instance {instance.id}"
+        self._add("instances", what, sql.ADD_INSTANCE, rows.instance_row(instance))
+
+    def instance(self, instance_id: str) -> Instance | None:
+        row = self._one(sql.INSTANCE, instance_id)
+        return None if row is None else rows.instance(row)
+
+    def list_instances(
+        self, bot_id: str | None = None, after: str = "", limit: int = 100
+    ) -> Page[Instance]:
+        limit = _bounded(limit)
+        if bot_id is None:
+            found = self._all(sql.LIST_INSTANCES, after, limit + 1)
+        else:
+            found = self._all(sql.LIST_INSTANCES_OF_BOT, bot_id, after, limit + 1)
+        return _page([rows.instance(row) for row in found], [row[0] for row in found], limit)
+
+    def step(self, step: Step) -> bool:
+        at = to_us(step.at)
+        return self._change(
+            "instances",
+            sql.STEP,
+            *(step.to_generation, step.to_key, step.previous_key, step.request_hash, at),
+            *(to_us(step.not_after), step.address, step.host),
+            *(step.instance_id, step.from_generation, step.from_key, at, at),
+        )
+
+    def note_reissue(
+        self, instance_id: str, *, generation: int, lineage_key: str, at: datetime,
+        not_after: datetime, recovered: bool,
+    ) -> bool:
+        where = (instance_id, generation, lineage_key)
+        if recovered:
+            return self._change("instances", sql.NOTE_RECOVERY, to_us(not_after), to_us(at), *where)
+        return self._change("instances", sql.NOTE_REISSUE, to_us(not_after), *where)
+
+    def keep_key(self, instance_id: str, *, generation: int, lineage_key: str) -> bool:
+        return self._change("instances", sql.KEEP_KEY, generation, lineage_key, b"", instance_id)
+
+    def set_recoverable(self, instance_id: str, recoverable: bool) -> bool:
+        return self._change("instances", sql.SET_RECOVERABLE, int(recoverable), instance_id)
+
+    def remove_instance(self, instance_id: str, at: datetime) -> bool:
+        return self._change("instances", sql.REMOVE_INSTANCE, to_us(at), instance_id)
+
+    # --- locks ---
+
+    def add_lock(self, lock: Lock) -> None:
+        self._add("locks", f"the lock {lock.id}", sql.ADD_LOCK, rows.lock_row(lock))
+
+    def lock(self, lock_id: str) -> Lock | None:
+        row = self._one(sql.LOCK, lock_id)
+        return None if row is None else rows.lock(row)
+
+    def list_locks(self, after: str = "", limit: int = 100) -> Page[Lock]:
+        limit = _bounded(limit)
+        found = [rows.lock(row) for row in self._all(sql.LIST_LOCKS, after, limit + 1)]
+        return _page(found, [lock.id for lock in found], limit)
+
+    def locks_on(self, targets: Sequence[LockTarget]) -> tuple[Lock, ...]:
+        if not targets:
+            return ()
+        values = [text for target in targets for text in (target.kind.value, target.value)]
+        return tuple(map(rows.lock, self._all(sql.locks_on(len(targets)), *values)))
+
+    def all_locks(self) -> tuple[Lock, ...]:
+        return tuple(map(rows.lock, self._all(sql.ALL_LOCKS)))
+
+    def delete_lock(self, lock_id: str) -> bool:
+        return self._change("locks", sql.DELETE_LOCK, lock_id)
+
+    # --- audit and figures ---
+
+    def add_event(self, event: AuditEvent) -> None:
+        self._change("", sql.ADD_EVENT, *rows.event_row(event))
+
+    def list_events(
+        self, *, before: int | None = None, limit: int = 100, type_name: str | None = None,
+        resource_name: str | None = None,
+    ) -> tuple[StoredEvent, ...]:
+        end = (_NO_EVENT_YET if before is None else before, _bounded(limit))
+        if type_name is None and resource_name is None:
+            found = self._all(sql.LIST_EVENTS, *end)
+        elif resource_name is None:
+            found = self._all(sql.LIST_EVENTS_OF_TYPE, type_name, *end)
+        elif type_name is None:
+            found = self._all(sql.LIST_EVENTS_ON, resource_name, *end)
+        else:
+            found = self._all(sql.LIST_EVENTS_OF_TYPE_ON, type_name, resource_name, *end)
+        return tuple(map(rows.event, found))
+
+    def counts(self) -> Mapping[str, int]:
+        names = ("roles", "bots", "instances", "tokens", "locks", "events")
+        return dict(zip(names, self._one(sql.COUNTS), strict=True))
+
+
+def _bounded(limit: int) -> int:
+    """*limit*, brought to 1 or ``MAX_PAGE`` where it is beyond them."""
+    return max(1, min(limit, MAX_PAGE))
+
+
+def _page(found: Sequence[T], keys: Sequence[str], limit: int) -> Page[T]:
+    """The page of *found*, of which one more than *limit* was asked for."""
+    return Page(tuple(found[:limit]), keys[limit - 1] if len(found) > limit else None)
