@@ -24,7 +24,7 @@ class _StrictLoader(yaml.SafeLoader):
 def _mapping_without_repeats(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Hashable, Any]:
     seen: set[Hashable] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]  # no stub
+        key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, Hashable) or key in seen:
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key {key!r} stands twice", key_node.start_mark
@@ -41,7 +41,7 @@ def parse_yaml(text: bytes, source: str) -> Any:
     if len(text) > MAX_FILE:
         raise UsageError(f"{source}: larger than 1 MiB; that is no configuration")
     try:
-        return yaml.load(text.decode("utf-8"), Loader=_StrictLoader)  # noqa: S506  # a SafeLoader
+        return yaml.load(text.decode("utf-8"), Loader=_StrictLoader)  # one made from SafeLoader
     except UnicodeDecodeError as error:
         raise UsageError(f"{source}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except yaml.MarkedYAMLError as error:
@@ -122,7 +122,7 @@ class Section:
         return tuple(value)
 
     def choice(self, key: str, choices: Sequence[str], default: str) -> str:
-        value = self.text(key, default)
+        value = self.text(key) or default
         if value not in choices:
             raise self.fault(key, f"expected one of {', '.join(choices)}, found {value!r}")
         return value
@@ -151,8 +151,8 @@ def split_address(text: str, default_port: int | None = None) -> tuple[str, int]
     """Host and port of ``host:port`` or ``[v6]:port``; the port may be left out
     where there is a default.  Raises :class:`InvalidInput`."""
     host, colon, port_text = text.rpartition(":")
-    if default_port is not None and (not colon or text.endswith("]") or text.count(":") > 1
-                                     and not text.startswith("[")):
+    portless = not colon or text.endswith("]") or (text.count(":") > 1 and not text.startswith("["))
+    if portless and default_port is not None:
         host, port_text = text, str(default_port)
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

@@ -1,0 +1,199 @@
+"""The auth server's configuration: built-in defaults < file < ``MEZITE_*``."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from mezite.config import paths
+from mezite.config.reading import Section, read_yaml, split_address
+from mezite.core.model import check_login, check_name
+from mezite.errors import InvalidInput, UsageError
+
+DEFAULT_PORT = 3025
+STOP_GRACE = timedelta(seconds=5)
+"""How long calls in flight may take when the server is told to stop."""
+
+_TOP = ("cluster_name", "data_dir", "database", "auth", "ssh", "diag", "log", "ca_key_passphrase",
+        "ca_key_passphrase_file")
+_POSTGRES_KEYS = ("driver", "host", "port", "user", "password", "name", "sslmode")
+_AUTH_KEYS = ("listen_addr", "public_addr", "admin_socket", "admin_group", "tls")
+_SSH_KEYS = ("enabled", "listen_addr", "node_name", "host_names", "labels", "authorization",
+             "trusted_user_ca_keys", "exec", "run_as", "public_addr")
+
+_ENVIRONMENT = {
+    "MEZITE_CLUSTER_NAME": ("cluster_name",),
+    "MEZITE_DATA_DIR": ("data_dir",),
+    "MEZITE_CA_KEY_PASSPHRASE": ("ca_key_passphrase",),
+    "MEZITE_CA_KEY_PASSPHRASE_FILE": ("ca_key_passphrase_file",),
+    "MEZITE_AUTH_LISTEN_ADDR": ("auth", "listen_addr"),
+    "MEZITE_AUTH_PUBLIC_ADDR": ("auth", "public_addr"),
+    "MEZITE_AUTH_ADMIN_SOCKET": ("auth", "admin_socket"),
+    "MEZITE_LOG_LEVEL": ("log", "level"),
+    "MEZITE_LOG_FORMAT": ("log", "format"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SshConfig:
+    """The internal Conch node."""
+
+    listen_host: str
+    listen_port: int
+    node_name: str
+    host_names: tuple[str, ...]
+    labels: Mapping[str, str]
+    authorization: str
+    trusted_user_ca_keys: tuple[Path, ...]
+    exec: str
+    run_as: str | None
+    public_addr: str
+    """Where `msh` and ssh_config find the node."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    cluster_name: str
+    data_dir: Path
+    listen_host: str
+    listen_port: int
+    public_addr: str
+    admin_socket: Path
+    admin_group: str | None
+    tls_certificate: Path | None
+    tls_key: Path | None
+    ssh: SshConfig | None
+    log_level: str
+    log_format: str
+    ca_key_passphrase: bytes | None = field(default=None, repr=False)
+
+    @property
+    def public_host(self) -> str:
+        return split_address(self.public_addr)[0]
+
+    @classmethod
+    def load(cls, path: Path | None, environ: Mapping[str, str], uid: int) -> ServerConfig:
+        """The configuration in *path*, or in the default file if there is one,
+        with what ``MEZITE_*`` variables set.  Raises :class:`UsageError`."""
+        if path is None and paths.SERVER_CONFIG.exists():
+            path = paths.SERVER_CONFIG
+        document = read_yaml(path) if path else None
+        source = str(path) if path else "configuration"
+        top = Section.from_value(document, source)
+        for name, keys in _ENVIRONMENT.items():
+            if environ.get(name):
+                values = top.values
+                for key in keys[:-1]:
+                    inner = values.get(key) or {}
+                    if not isinstance(inner, dict):
+                        raise UsageError(f"{source}: {key}: expected a mapping of keys")
+                    values[key] = values = dict(inner)
+                values[keys[-1]] = environ[name]
+        return cls.from_section(top, environ, uid)
+
+    @classmethod
+    def from_section(cls, top: Section, environ: Mapping[str, str], uid: int) -> ServerConfig:
+        top.known(_TOP)
+        _check_database(top.section("database"))
+        diag = top.section("diag")
+        diag.known(("listen_addr",))
+        if diag.values.get("listen_addr") is not None:
+            raise diag.fault("listen_addr", "the diagnostics listener is not there yet; drop the key")
+        log = top.section("log")
+        log.known(("level", "format"))
+        auth = top.section("auth")
+        auth.known(_AUTH_KEYS)
+        tls = auth.section("tls")
+        tls.known(("certificate", "key"))
+        certificate, key = tls.text("certificate"), tls.text("key")
+        if (certificate is None) != (key is None):
+            raise tls.fault("key" if key is None else "certificate", "missing; both or none are set")
+        host_name = socket.gethostname()
+        data_dir = Path(top.text("data_dir") or paths.data_dir(environ, uid)).expanduser().absolute()
+        listen = auth.address("listen_addr", f"0.0.0.0:{DEFAULT_PORT}") or ""
+        listen_host, listen_port = split_address(listen)
+        default_socket = paths.admin_sockets(environ, uid)[0] if uid == 0 else data_dir / "admin.sock"
+        return cls(
+            cluster_name=_named(top, "cluster_name", host_name),
+            data_dir=data_dir,
+            listen_host=listen_host,
+            listen_port=listen_port,
+            public_addr=auth.address("public_addr") or _reachable(listen_host, listen_port, host_name),
+            admin_socket=Path(auth.text("admin_socket") or default_socket).expanduser().absolute(),
+            admin_group=auth.text("admin_group"),
+            tls_certificate=Path(certificate) if certificate else None,
+            tls_key=Path(key) if key else None,
+            ssh=_ssh(top.section("ssh"), host_name),
+            log_level=log.choice("level", ("debug", "info", "warn", "error"), "info"),
+            log_format=log.choice("format", ("text", "json"), "text"),
+            ca_key_passphrase=_passphrase(top),
+        )
+
+
+def _reachable(listen_host: str, port: int, host_name: str) -> str:
+    """What to print for clients: the host's name where we listen on every address."""
+    host = host_name if listen_host in ("0.0.0.0", "::") else listen_host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _named(section: Section, key: str, default: str) -> str:
+    try:
+        return check_name(section.text(key, default))
+    except InvalidInput as error:
+        raise section.fault(key, str(error)) from None
+
+
+def _check_database(database: Section) -> None:
+    driver = database.choice("driver", ("sqlite", "postgres"), "sqlite")
+    if driver == "postgres":
+        raise database.fault("driver", "postgres is not there yet; use sqlite")
+    database.known(("driver",) if driver == "sqlite" else _POSTGRES_KEYS)
+
+
+def _passphrase(top: Section) -> bytes | None:
+    text, file = top.text("ca_key_passphrase"), top.text("ca_key_passphrase_file")
+    if text and file:
+        raise top.fault("ca_key_passphrase_file", "set this or ca_key_passphrase, not both")
+    if file:
+        try:
+            read = Path(file).read_bytes().strip()
+        except OSError as error:
+            raise top.fault("ca_key_passphrase_file", f"{file}: {error.strerror}") from None
+        if not read:
+            raise top.fault("ca_key_passphrase_file", f"{file} is empty")
+        return read
+    return text.encode() if text else None
+
+
+def _ssh(ssh: Section, host_name: str) -> SshConfig | None:
+    ssh.known(_SSH_KEYS)
+    if not ssh.boolean("enabled", False):
+        return None
+    listen_host, listen_port = split_address(ssh.address("listen_addr", "127.0.0.1:3022") or "")
+    node_name = _named(ssh, "node_name", host_name)
+    labels = ssh.section("labels").values
+    for key, value in labels.items():
+        if not isinstance(value, str) or not value:
+            raise ssh.fault(f"labels.{key}", f"expected a text, found {value!r}; quote it")
+    run_as = ssh.text("run_as")
+    if run_as is not None:
+        try:
+            check_login(run_as)
+        except InvalidInput as error:
+            raise ssh.fault("run_as", str(error)) from None
+    default_names = (node_name, host_name, *(() if listen_host in ("0.0.0.0", "::") else (listen_host,)))
+    return SshConfig(
+        listen_host=listen_host,
+        listen_port=listen_port,
+        node_name=node_name,
+        host_names=tuple(dict.fromkeys((node_name, *ssh.texts("host_names", default_names)))),
+        labels=labels,
+        authorization=ssh.choice("authorization", ("rbac", "principals"), "rbac"),
+        trusted_user_ca_keys=tuple(Path(path) for path in ssh.texts("trusted_user_ca_keys")),
+        exec=ssh.choice("exec", ("builtin", "system"), "builtin"),
+        run_as=run_as,
+        public_addr=ssh.address("public_addr") or _reachable(listen_host, listen_port, host_name),
+    )

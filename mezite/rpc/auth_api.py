@@ -1,0 +1,176 @@
+"""The methods of ``mezite.v1.IdentityService``: decode, call one use case, encode."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
+from urllib.parse import unquote
+
+import grpc
+from grpc.aio import ServicerContext
+from twisted.logger import Logger
+
+from mezite.auth.context import Context, Peer
+from mezite.auth.join import join
+from mezite.auth.proof import prove_join, prove_renew
+from mezite.auth.renew import renew
+from mezite.core.audit import AuditEvent, EventType, plain
+from mezite.core.request import Issued
+from mezite.errors import InvalidInput, MeziteError, Reason, Refused
+from mezite.proto.mezite.v1 import identity_pb2 as pb
+from mezite.proto.mezite.v1.identity_pb2_grpc import IdentityServiceServicer
+from mezite.rpc import messages
+from mezite.rpc.policy import speaks_tls13
+from mezite.rpc.refusals import RefusalLog
+from mezite.rpc.status import REFUSAL_TRAILER, STATUS_OF, refusal_bytes
+from mezite.storage.interface import Transaction
+
+_log = Logger()
+
+Outcome = Issued | Refused
+Run = Callable[[Callable[[Transaction], Outcome]], Awaitable[Outcome]]
+
+
+class AuthApi(IdentityServiceServicer):
+    """*run* carries a use case to the storage and brings its outcome back after
+    COMMIT; *record* writes an audit event some time; *clock_fault* says why
+    the server's clock cannot be trusted, or ``None``."""
+
+    def __init__(
+        self,
+        context: Context,
+        run: Run,
+        record: Callable[[AuditEvent], None],
+        clock_fault: Callable[[], str | None],
+        refusals: RefusalLog,
+    ) -> None:
+        self._context = context
+        self._run = run
+        self._record = record
+        self._clock_fault = clock_fault
+        self._refusals = refusals
+
+    # gRPC's names.
+
+    async def GetCluster(
+        self, request: pb.GetClusterRequest, context: ServicerContext
+    ) -> pb.GetClusterResponse:
+        await _require_tls13(context)
+        cluster = self._context.cluster
+        return pb.GetClusterResponse(
+            cluster_name=cluster.name,
+            cluster_uuid=cluster.uuid,
+            server_time_unix_ms=messages.to_unix_ms(self._context.clock()),
+        )
+
+    async def Join(self, request: pb.SignedRequest, context: ServicerContext) -> pb.IssueResponse:
+        await _require_tls13(context)
+        peer, subject = _peer(context), ""
+        try:
+            signed = messages.signed_from(request)
+            wanted = messages.join_request_from(signed.body)
+            subject = plain(wanted.token_id, 64)
+            self._check_clock()
+            proof = prove_join(self._context, wanted, signed)
+
+            def use_case(tx: Transaction) -> Outcome:
+                return join(self._context, tx, wanted, proof, nonce=signed.nonce, peer=peer)
+
+            outcome = await self._run(use_case)
+        except MeziteError as error:
+            outcome = _refusal(error)
+        if isinstance(outcome, Issued):
+            return messages.issued_message(outcome)
+        return await self._refuse(context, outcome, EventType.JOIN_REFUSED, "token", subject, peer)
+
+    async def Renew(self, request: pb.SignedRequest, context: ServicerContext) -> pb.IssueResponse:
+        await _require_tls13(context)
+        peer, subject = _peer(context), ""
+        try:
+            signed = messages.signed_from(request)
+            wanted = messages.renew_request_from(signed.body)
+            subject = wanted.instance_id
+            self._check_clock()
+            proof = prove_renew(self._context, wanted, signed)
+
+            def use_case(tx: Transaction) -> Outcome:
+                return renew(self._context, tx, wanted, proof, nonce=signed.nonce, peer=peer)
+
+            outcome = await self._run(use_case)
+        except MeziteError as error:
+            outcome = _refusal(error)
+        if isinstance(outcome, Issued):
+            return messages.issued_message(outcome)
+        return await self._refuse(context, outcome, EventType.RENEW_REFUSED, "instance", subject, peer)
+
+    def _check_clock(self) -> None:
+        fault = self._clock_fault()
+        if fault is not None:
+            raise Refused(Reason.SERVER_CLOCK, f"{fault}; nothing is judged until an operator has looked")
+
+    async def _refuse(
+        self,
+        context: ServicerContext,
+        refused: Refused,
+        event: EventType,
+        resource_type: str,
+        subject: str,
+        peer: Peer,
+    ) -> NoReturn:
+        now = self._context.clock()
+        if self._refusals.is_worth_a_row(refused.reason, subject, now):
+            _log.info(
+                "{event}: {resource}={subject} peer={peer} reason={reason}: {why}",
+                event=event.event_name,
+                resource=resource_type,
+                subject=subject or "-",
+                peer=peer.address,
+                reason=refused.reason.code,
+                why=str(refused),
+            )
+            self._record(
+                AuditEvent(
+                    event,
+                    now,
+                    actor="machine",
+                    resource_type=resource_type,
+                    resource_name=subject,
+                    client_ip=peer.address,
+                    success=False,
+                    reason=refused.reason.code,
+                    message=plain(str(refused)),
+                )
+            )
+        refused.server_time_unix = int(now.timestamp())
+        context.set_trailing_metadata(((REFUSAL_TRAILER, refusal_bytes(refused)),))
+        await context.abort(STATUS_OF[refused.reason], f"{refused.reason.code}: {refused}")
+        raise AssertionError("abort always raises")
+
+
+def _refusal(error: MeziteError) -> Refused:
+    """What the peer learns of an error that is no refusal of its own."""
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, InvalidInput):
+        return Refused(Reason.INVALID_REQUEST, str(error))
+    _log.error("a request could not be carried out: {why}", why=str(error))
+    return Refused(Reason.UNAVAILABLE, "the server cannot work just now; its log says why")
+
+
+async def _require_tls13(context: ServicerContext) -> None:
+    if not speaks_tls13(context):
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "TLS 1.3 is required")
+
+
+def _peer(context: ServicerContext) -> Peer:
+    """The IP address in grpc's ``ipv4:1.2.3.4:5``, ``ipv6:%5B::1%5D:5``."""
+    kind, _, rest = unquote(context.peer()).partition(":")
+    host = rest.rpartition(":")[0].strip("[]")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return Peer(plain(kind, 16))
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return Peer(str(address.ipv4_mapped))
+    return Peer(str(address))

@@ -1,0 +1,65 @@
+"""Who may call which method, and the interceptor that enforces it.
+
+Machines authenticate inside their messages (a signature by the lineage key),
+because grpc can require client certificates or ignore them, never take them
+as they come.  So every method of ours is open to anybody who speaks TLS 1.3,
+and a method that is not in the table is open to nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+ANYBODY = "anybody"
+"""May call without a proof; answers only what is public."""
+PROVEN = "proven"
+"""The use case demands a proof in the message."""
+
+METHODS: dict[str, str] = {
+    "/mezite.v1.IdentityService/GetCluster": ANYBODY,
+    "/mezite.v1.IdentityService/Join": PROVEN,
+    "/mezite.v1.IdentityService/Renew": PROVEN,
+    "/grpc.health.v1.Health/Check": ANYBODY,
+    "/grpc.health.v1.Health/List": ANYBODY,
+    "/grpc.health.v1.Health/Watch": ANYBODY,
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": ANYBODY,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": ANYBODY,
+}
+
+_TLS13 = [b"TLSv1.3"]
+
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
+
+
+def _deny(code: grpc.StatusCode, details: str) -> grpc.RpcMethodHandler:
+    async def refuse(_request: object, context: grpc.aio.ServicerContext) -> None:
+        await context.abort(code, details)
+
+    return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+_UNKNOWN = _deny(grpc.StatusCode.UNIMPLEMENTED, "no such method")
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """Lets through what the table knows."""
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Any:
+        if handler_call_details.method not in METHODS:
+            return _UNKNOWN
+        return await continuation(handler_call_details)
+
+
+def speaks_tls13(context: grpc.aio.ServicerContext) -> bool:
+    """Whether this call came over TLS 1.3.
+
+    grpc has no option for a least version, so a call over TLS 1.2 has been
+    sent by the time it can be refused; our clients speak 1.3 only.
+    """
+    return bool(context.auth_context().get("ssl_tls_version") == _TLS13)

@@ -1,0 +1,168 @@
+"""The gRPC server as a Twisted service: binds, serves, and ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from mezite.errors import Conflict
+from mezite.proto.mezite.v1 import identity_pb2
+from mezite.proto.mezite.v1.identity_pb2_grpc import add_IdentityServiceServicer_to_server
+from mezite.rpc.auth_api import AuthApi
+from mezite.rpc.policy import Gate
+
+_log = Logger()
+
+SERVICE_NAME = identity_pb2.DESCRIPTOR.services_by_name["IdentityService"].full_name
+MAX_MESSAGE = 64 * 1024
+"""Bytes; a renewal with one SSH key has about 1,200."""
+
+_OPTIONS: tuple[tuple[str, Any], ...] = (
+    # Else a second server binds the same port in silence.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.max_concurrent_streams", 128),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 300_000),
+)
+
+
+class LeafSource:
+    """The TLS leaf to present now; *current* gives (private key PEM, chain PEM).
+
+    grpc asks once for each connection, in a thread of its own.
+    """
+
+    def __init__(self, current: Callable[[], tuple[bytes, bytes]]) -> None:
+        self._current = current
+        self._given: tuple[bytes, bytes] | None = None
+
+    def configuration(self) -> grpc.ServerCertificateConfiguration | None:
+        """The configuration, or ``None`` where it is the one given last."""
+        pair = self._current()
+        if pair == self._given:
+            return None
+        self._given = pair
+        return grpc.ssl_server_certificate_configuration([pair])
+
+    def credentials(self) -> grpc.ServerCredentials:
+        first = self._current()
+        self._given = first
+        return grpc.dynamic_ssl_server_credentials(
+            grpc.ssl_server_certificate_configuration([first]),
+            self.configuration,  # type: ignore[arg-type]  # the stubs forget that None means unchanged
+            require_client_authentication=False,
+        )
+
+
+class AuthRpcService(Service):
+    """Serves *api* on *host*:*port* with TLS.
+
+    Bound in ``privilegedStartService``, so that a port in use reaches whoever
+    started us; no grpc object is made before that, because twistd forks first.
+    Calls in flight get *grace* to end when the service stops.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        loop: asyncio.AbstractEventLoop,
+        host: str,
+        port: int,
+        *,
+        api: AuthApi,
+        leaf: LeafSource,
+        grace: timedelta,
+    ) -> None:
+        self._reactor = reactor
+        self._loop = loop
+        self._host = host
+        self._port = port
+        self._api = api
+        self._leaf = leaf
+        self._grace = grace
+        self._server: grpc.aio.Server | None = None
+        self._health: HealthServicer | None = None
+        self.bound_port = 0
+
+    def privilegedStartService(self) -> None:
+        """Raises :class:`Conflict` when the address is taken."""
+        super().privilegedStartService()
+        asyncio.set_event_loop(self._loop)
+        server = grpc.aio.server(interceptors=(Gate(),), options=_OPTIONS)
+        add_IdentityServiceServicer_to_server(self._api, server)
+        self._health = HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (SERVICE_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+                 reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        try:
+            self.bound_port = server.add_secure_port(f"{host}:{self._port}", self._leaf.credentials())
+        except RuntimeError:
+            self.bound_port = 0
+        if not self.bound_port:
+            raise Conflict(
+                f"cannot listen on {host}:{self._port}: the port is taken or the address is not ours; "
+                "stop the other server or set auth.listen_addr"
+            )
+        self._server = server
+
+    def startService(self) -> None:
+        super().startService()
+        self._reactor.callWhenRunning(self._serve)
+
+    def _serve(self) -> None:
+        started = Deferred.fromCoroutine(self._start())
+        started.addErrback(self._failed)
+
+    async def _start(self) -> None:
+        if self._server is None or self._health is None:
+            return
+        await _awaited(self._server.start(), self._loop)
+        for name in ("", SERVICE_NAME):
+            serving = health_pb2.HealthCheckResponse.SERVING
+            await _awaited(self._health.set(name, serving), self._loop)
+        _log.info("machines are served on {host}:{port}", host=self._host, port=self.bound_port)
+
+    def _failed(self, failure: Any) -> None:
+        _log.failure("the gRPC server did not start", failure)
+        self._reactor.stop()
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        server, self._server = self._server, None
+        if server is None:
+            return
+        if self._health is not None:
+            await _awaited(self._health.enter_graceful_shutdown(), self._loop)
+        await _awaited(server.stop(self._grace.total_seconds()), self._loop)
+
+
+def _awaited(coroutine: Any, loop: asyncio.AbstractEventLoop) -> Deferred[Any]:
+    return Deferred.fromFuture(asyncio.ensure_future(coroutine, loop=loop))
+
+
+def tls_names(public_host: str, listen_host: str, host_name: str) -> Sequence[str]:
+    """The names in the server's leaf, besides the one that our clients ask for."""
+    wild = ("0.0.0.0", "::")
+    names = [public_host, host_name, "localhost", "127.0.0.1", "::1"]
+    if listen_host not in wild:
+        names.append(listen_host)
+    return tuple(dict.fromkeys(name for name in names if name))

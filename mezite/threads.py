@@ -1,0 +1,80 @@
+"""The one doorway between the reactor and worker threads, and the only user of txaio.
+
+Storage resolves its futures in a thread of its own.  The doorway moves a whole
+batch of them across in one call, because a crossing costs more than the
+statements it waits for, and gives each edge what it can await: gRPC handlers
+an asyncio future, Twisted code a Deferred.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar
+
+import txaio
+from twisted.internet.defer import Deferred
+
+T = TypeVar("T")
+
+
+class CallsFromThread(Protocol):
+    """What the doorway needs of a reactor."""
+
+    def callFromThread(self, callable: Callable[..., Any], *args: object) -> None: ...
+
+
+class Doorway:
+    """Delivers at once until :meth:`open`, in the reactor's thread from then on.
+
+    Before the reactor runs (opening the database, making the CAs) nobody could
+    pick up a call from a thread.
+    """
+
+    def __init__(self) -> None:
+        self._reactor: CallsFromThread | None = None
+        self._futures: Any = None
+
+    def open(self, reactor: CallsFromThread, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on *reactor*, which runs on the asyncio *loop*, picks up."""
+        txaio.use_asyncio()
+        self._futures = txaio.with_config(loop=loop)
+        self._reactor = reactor
+
+    def close(self) -> None:
+        """Back to delivering at once: the reactor is about to stop."""
+        self._reactor = None
+
+    def deliver(self, calls: Sequence[Callable[[], None]]) -> None:
+        """Storage calls this in its own thread, with everything that one batch resolved."""
+        if self._reactor is None:
+            _run_all(calls)
+        else:
+            self._reactor.callFromThread(_run_all, calls)
+
+    def awaitable(self, future: Future[T]) -> asyncio.Future[T]:
+        """What an asyncio coroutine awaits for *future*, which :meth:`deliver` resolves."""
+        futures = self._futures
+        crossing: asyncio.Future[T] = futures.create_future()
+
+        def cross(done: Future[T]) -> None:
+            if crossing.cancelled():
+                return
+            error = done.exception()
+            if error is None:
+                futures.resolve(crossing, done.result())
+            else:
+                futures.reject(crossing, error)
+
+        future.add_done_callback(cross)
+        return crossing
+
+    def deferred(self, future: Future[T]) -> Deferred[T]:
+        """The same for Twisted code."""
+        return Deferred.fromFuture(self.awaitable(future))
+
+
+def _run_all(calls: Sequence[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
