@@ -38,7 +38,7 @@ setup(
             "build",
             "grpcio-tools==1.85.1",
             "hypothesis>=6.100",
-            "mypy>=1.13",
+            "mypy-zope>=1.0.17",
             "pytest>=8",
             "ruff>=0.9",
             "types-protobuf",

@@ -10,6 +10,9 @@ from uuid import UUID
 from mezite.certs.signer import Signer
 from mezite.core.model import Node
 from mezite.core.request import Trust
+from mezite.storage.interface import Transaction
+
+__all__ = ["AuthoritySet", "Cluster", "Context", "Operator", "Peer", "Transaction"]
 
 
 @dataclass(frozen=True, slots=True)

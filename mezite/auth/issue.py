@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from mezite.auth.context import Context, Peer
+from mezite.auth.context import Context, Peer, Transaction
 from mezite.auth.proof import make_nonce, nonce_holds
 from mezite.core import locks, rbac
 from mezite.core.audit import AuditEvent, EventType
@@ -17,7 +17,6 @@ from mezite.core.rbac import Denied, Granted
 from mezite.core.request import Issued, SshKey, Wishes
 from mezite.core.template import user_certificate
 from mezite.errors import Reason, Refused
-from mezite.storage.interface import Transaction
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import grpc
 from grpc.aio import ServicerContext
 from twisted.logger import Logger
 
-from mezite.auth.context import Context, Peer
+from mezite.auth.context import Context, Peer, Transaction
 from mezite.auth.join import join
 from mezite.auth.proof import prove_join, prove_renew
 from mezite.auth.renew import renew
@@ -24,7 +24,6 @@ from mezite.rpc import messages
 from mezite.rpc.policy import speaks_tls13
 from mezite.rpc.refusals import RefusalLog
 from mezite.rpc.status import REFUSAL_TRAILER, STATUS_OF, refusal_bytes
-from mezite.storage.interface import Transaction
 
 _log = Logger()
 

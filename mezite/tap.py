@@ -1,0 +1,293 @@
+"""The auth server's composition root: ``twistd mezite-auth``.
+
+twistd calls ``makeService``, forks, then starts what came of it.  So nothing
+here touches the database, a key or gRPC before ``privilegedStartService``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+from twisted.application.service import IService, MultiService
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python import usage
+
+import mezite
+from mezite.config.server import STOP_GRACE, ServerConfig
+from mezite.core.audit import AuditEvent
+from mezite.core.model import Node
+from mezite.errors import MeziteError
+
+_log = Logger()
+T = TypeVar("T")
+
+
+class Options(usage.Options):
+    """What ``twistd mezite-auth`` takes; the rest is in the configuration file."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "Mezite's auth server: joins machines, renews their SSH certificates, and locks stolen ones. "
+        "Without --config it reads /etc/mezite/mezite.yaml if there is one, and serves on port 3025."
+    )
+    optParameters = [["config", "c", None, "Configuration file (YAML); see docs/operations.md."]]
+
+    def __init__(self) -> None:
+        _install_asyncio_reactor()
+        super().__init__()
+
+    def opt_version(self) -> None:
+        """Print Mezite's version and exit."""
+        sys.stdout.write(f"mezite {mezite.__version__}\n")
+        raise SystemExit(0)
+
+    def postOptions(self) -> None:
+        path = self["config"]
+        try:
+            config = ServerConfig.load(Path(path) if path else None, os.environ, os.geteuid())
+        except MeziteError as error:
+            raise usage.UsageError(str(error)) from None
+        self["loaded"] = config
+        parent = self.parent
+        if parent is not None and not parent.get("logger") and not parent.get("syslog"):
+            parent["logger"] = partial(_log_observer, config, parent)
+
+
+def _install_asyncio_reactor() -> None:
+    """gRPC's asyncio server and Twisted share one loop, so this reactor or none."""
+    from twisted.internet import asyncioreactor
+
+    if "twisted.internet.reactor" not in sys.modules:
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        asyncioreactor.install(loop)
+    from twisted.internet import reactor
+
+    if not isinstance(reactor, asyncioreactor.AsyncioSelectorReactor):
+        raise usage.UsageError("mezite-auth needs the asyncio reactor: start twistd without --reactor")
+    asyncio.set_event_loop(reactor._asyncioEventloop)
+
+
+def _log_observer(config: ServerConfig, parent: Any) -> Any:
+    from mezite import logs
+
+    path = parent["logfile"] or ("-" if parent["nodaemon"] else "twistd.log")
+    return logs.observer(config.log_level, config.log_format, logs.log_file(path))
+
+
+def makeService(options: Options) -> IService:
+    """The service that twistd starts after it has forked."""
+    from twisted.internet import reactor
+
+    return AuthServer(options["loaded"], reactor)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class AuthServer(MultiService):
+    """Everything the auth server is, made when it starts and gone when it stops."""
+
+    def __init__(self, config: ServerConfig, reactor: Any) -> None:
+        super().__init__()
+        self._config = config
+        self._reactor = reactor
+        # twistd closes it before our services start, when it daemonizes.
+        self._stderr: TextIO | None = os.fdopen(os.dup(2), "w")
+        self._loops: list[LoopingCall] = []
+        self._closers: list[Callable[[], object]] = []
+
+    def privilegedStartService(self) -> None:
+        """Opens, loads and binds everything.  A :class:`MeziteError` is told in
+        one line on standard error, and ends twistd with exit code 1."""
+        try:
+            self._compose()
+            super().privilegedStartService()
+        except MeziteError as error:
+            self._close_all()
+            if self._stderr is not None:
+                self._stderr.write(f"mezite-auth: {error}\n")
+                self._stderr.flush()
+            sys.excepthook = _quiet_excepthook
+            raise
+        if self._stderr is not None:
+            self._stderr.close()
+            self._stderr = None
+
+    def _compose(self) -> None:
+        from mezite.admin.auth_methods import auth_methods
+        from mezite.admin.protocol import SocketService
+        from mezite.auth import authorities
+        from mezite.auth.context import Context, Transaction
+        from mezite.auth.timekeeping import HEARTBEAT, ClockGuard
+        from mezite.lockfile import LockFile
+        from mezite.rpc.auth_api import AuthApi
+        from mezite.rpc.leaf import IssuedLeaf, LeafFiles
+        from mezite.rpc.refusals import RefusalLog
+        from mezite.rpc.service import AuthRpcService, LeafSource, tls_names
+        from mezite.storage.sqlite import SqliteStorage
+        from mezite.threads import Doorway
+
+        config = self._config
+        loop = self._reactor._asyncioEventloop
+        _make_data_dir(config.data_dir)
+        lock = LockFile(config.data_dir / "lock", f"the data directory {config.data_dir}")
+        self._closers.append(lock.release)
+        self._doorway = doorway = Doorway()
+        storage = SqliteStorage(config.data_dir / "mezite.db", deliver=doorway.deliver)
+        self._closers.append(storage.close)
+
+        def create(tx: Transaction) -> bool:
+            return authorities.create_cluster(
+                tx, config.cluster_name, passphrase=config.ca_key_passphrase, now=_now(), random=os.urandom
+            )
+
+        def load(tx: Transaction) -> tuple[Any, authorities.LoadedAuthorities]:
+            guard.load(tx)
+            return (
+                authorities.load_cluster(tx, config.public_addr),
+                authorities.load_authorities(tx, config.ca_key_passphrase, os.urandom),
+            )
+
+        guard = ClockGuard(_now, _boottime)
+        if storage.write(create).result():
+            _log.info("first start: the cluster and its authorities have been made in {dir}",
+                      dir=str(config.data_dir))
+        cluster, loaded = storage.read(load).result()
+        storage.write(guard.commit).result()
+        fault = guard.fault()
+        if fault is not None:
+            _log.error("{fault}; joins and renewals are refused until the clock is right, or an operator "
+                       "says that it is: mezctl status --accept-clock", fault=fault)
+        if not loaded.encrypted:
+            _log.warn("the CA keys lie unencrypted in {dir}; set ca_key_passphrase_file to encrypt new ones",
+                      dir=str(config.data_dir))
+        nodes = (Node(config.ssh.node_name, config.ssh.public_addr, config.ssh.labels),) if config.ssh else ()
+        context = Context(
+            cluster=cluster,
+            authorities=lambda: loaded.current,
+            nodes=lambda: nodes,
+            clock=_now,
+            random=os.urandom,
+        )
+
+        def record(event: AuditEvent) -> None:
+            """Fire and forget: what it tells of has happened, whatever becomes of the row."""
+            def write(tx: Transaction) -> None:
+                tx.add_event(event)
+
+            written = doorway.deferred(storage.write(write))
+            written.addErrback(self._not_recorded, event)
+
+        async def run(use_case: Callable[[Transaction], T], *, write: bool) -> T:
+            submit = storage.write if write else storage.read
+            return await doorway.deferred(submit(use_case))
+
+        def run_rpc(use_case: Callable[[Transaction], T]) -> asyncio.Future[T]:
+            return doorway.awaitable(storage.write(use_case))
+
+        leaf: IssuedLeaf | LeafFiles
+        if config.tls_certificate and config.tls_key:
+            leaf = LeafFiles(config.tls_certificate, config.tls_key)
+        else:
+            names = tls_names(config.public_host, config.listen_host, cluster.name)
+            leaf = IssuedLeaf(lambda: loaded, names, _now, os.urandom)
+        refusals = RefusalLog()
+        rpc = AuthRpcService(
+            self._reactor,
+            loop,
+            config.listen_host,
+            config.listen_port,
+            api=AuthApi(context, run_rpc, record, guard.fault, refusals),
+            leaf=LeafSource(leaf.current),
+            grace=STOP_GRACE,
+        )
+        rpc.setServiceParent(self)
+        methods = auth_methods(
+            context=context, run=run, guard=guard, refusals=refusals.counts, encrypted=loaded.encrypted
+        )
+        SocketService(
+            self._reactor, config.admin_socket, methods, group=config.admin_group
+        ).setServiceParent(self)
+        if config.ssh is not None:
+            self._compose_node(context, loaded, storage, record)
+        self._every(HEARTBEAT.total_seconds(), self._beat, storage, guard)
+        self._every(60, leaf.refresh)
+
+    def _compose_node(self, context: Any, loaded: Any, storage: Any, record: Any) -> None:
+        raise NotImplementedError
+
+    def _every(self, seconds: float, call: Callable[..., object], *args: object) -> None:
+        looping = LoopingCall(call, *args)
+        looping.clock = self._reactor
+        self._loops.append(looping)
+        looping.interval = seconds
+
+    def _beat(self, storage: Any, guard: Any) -> Deferred[None]:
+        beaten: Deferred[None] = self._doorway.deferred(storage.write(guard.commit))
+        return beaten.addErrback(self._not_beaten)
+
+    def _not_beaten(self, failure: Any) -> None:
+        _log.error("the time could not be committed: {why}", why=failure.getErrorMessage())
+
+    def _not_recorded(self, failure: Any, event: AuditEvent) -> None:
+        _log.error("audit event {event} could not be written: {why}",
+                   event=event.type.event_name, why=failure.getErrorMessage())
+
+    def startService(self) -> None:
+        self._doorway.open(self._reactor, self._reactor._asyncioEventloop)
+        super().startService()
+        for looping in self._loops:
+            started = looping.start(looping.interval, now=False)
+            started.addErrback(self._loop_failed)
+
+    def _loop_failed(self, failure: Any) -> None:
+        _log.failure("a periodic task has ended", failure)
+
+    def stopService(self) -> Deferred[None]:
+        for looping in self._loops:
+            if looping.running:
+                looping.stop()
+        stopped: Deferred[Any] = super().stopService()
+        return stopped.addBoth(self._stopped)
+
+    def _stopped(self, result: Any) -> Any:
+        self._doorway.close()
+        self._close_all()
+        return result
+
+    def _close_all(self) -> None:
+        while self._closers:
+            self._closers.pop()()
+
+
+def _make_data_dir(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise MeziteError(
+            f"data_dir {path}: {error.strerror}; create it for this account or set another one"
+        ) from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise MeziteError(f"data_dir {path}: not writable by this account; set its owner or another directory")
+
+
+def _quiet_excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """An error that has been told in one line needs no traceback below it."""
+    if not isinstance(error, MeziteError):
+        sys.__excepthook__(kind, error, trace)
