@@ -1,0 +1,1 @@
+"""The SSH node: Conch, taught to take and to show OpenSSH certificates."""

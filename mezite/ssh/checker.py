@@ -1,0 +1,171 @@
+"""Credentials in, an admitted identity out; every refusal goes to the audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from twisted.cred.checkers import ICredentialsChecker
+from twisted.cred.credentials import ICredentials
+from twisted.cred.error import UnauthorizedLogin
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from mezite.certs import keys
+from mezite.certs.ssh import Certificate, parse_certificate
+from mezite.core.audit import AuditEvent, EventType, plain
+from mezite.errors import CertificateRejected
+from mezite.ssh.policy import Access, Admitted, NodeRules, Policy, Rejected, decide
+
+_STRANGERS = frozenset({"malformed", "unsupported_key", "untrusted_ca"})
+"""Refusals that anybody on the network can cause."""
+STRANGERS_PER_MINUTE = 20
+
+
+class ICertificateLogin(ICredentials):
+    """A login by certificate, as :class:`CertificateLogin`."""
+
+
+@implementer(ICertificateLogin)
+@dataclass(frozen=True, slots=True)
+class CertificateLogin:
+    """What a client presents for a login (RFC 4252 §7)."""
+
+    login: str
+    blob: bytes = field(repr=False)
+    signature_type: bytes
+    """The plain signature type that the announced algorithm stands for."""
+    address: str | None
+    signature: bytes | None = field(default=None, repr=False)
+    """``None``: the client only asks whether this certificate would do."""
+    signed: bytes = field(default=b"", repr=False)
+
+
+@implementer(ICredentialsChecker)
+class NodeChecker:
+    """Decides logins by the policy as it stands at that moment, and fails closed."""
+
+    credentialInterfaces = (ICertificateLogin,)
+    _log = Logger()
+
+    def __init__(
+        self,
+        rules: NodeRules,
+        access: Access,
+        clock: Callable[[], datetime],
+        account_problem: Callable[[str], str | None],
+    ) -> None:
+        self._rules = rules
+        self._access = access
+        self._clock = clock
+        self._account_problem = account_problem
+        self._window_start: datetime | None = None
+        self._window_count = 0
+        self._unlogged = 0
+
+    def requestAvatarId(self, credentials: CertificateLogin) -> Deferred[Admitted]:
+        """Fires with the outcome for a signed login, or fails with ``UnauthorizedLogin``."""
+        return Deferred.fromCoroutine(self.check(credentials))
+
+    async def check(self, login: CertificateLogin) -> Admitted:
+        """The outcome for *login*; without a signature, the one that a right
+        signature would have.  Raises ``UnauthorizedLogin``, after the audit."""
+        try:
+            cert = parse_certificate(login.blob)
+        except CertificateRejected as error:
+            raise self._refuse(login, Rejected(error.code, str(error)), None) from None
+        try:
+            policy: Policy = await self._access.policy()
+        except CancelledError:
+            raise  # the connection is gone
+        except Exception:
+            self._log.failure("no policy, so nobody is let in")
+            raise self._refuse(
+                login, Rejected("unavailable", "the policy cannot be read"), cert
+            ) from None
+        outcome = decide(
+            cert,
+            policy,
+            self._rules,
+            login=login.login,
+            address=login.address,
+            now=self._clock(),
+        )
+        if isinstance(outcome, Admitted):
+            problem = self._account_problem(login.login)
+            if problem is not None:
+                outcome = Rejected("account", problem, outcome.identity)
+        if isinstance(outcome, Rejected):
+            raise self._refuse(login, outcome, cert)
+        if login.signature is not None:
+            try:
+                keys.verify(
+                    cert.subject_blob, login.signature, login.signed, algorithm=login.signature_type
+                )
+            except CertificateRejected as error:
+                raise self._refuse(
+                    login, Rejected(error.code, str(error), outcome.identity), cert
+                ) from None
+        return outcome
+
+    # --- refusals --------------------------------------------------------------------------
+
+    def _refuse(
+        self, login: CertificateLogin, why: Rejected, cert: Certificate | None
+    ) -> UnauthorizedLogin:
+        """The error to raise, recorded.
+
+        Key id and the like are named even where the CA is unknown: they are
+        what the peer *says*, and the fingerprint of the CA stands beside them.
+        """
+        self._log.info(
+            "{address}: login {login} refused: {code}: {why}",
+            address=login.address,
+            login=plain(login.login, 64),
+            code=why.code,
+            why=plain(why.message, 300),
+        )
+        now = self._clock()
+        if why.code not in _STRANGERS or self._stranger_is_recorded(now):
+            fields: dict[str, str | int] = {"login": plain(login.login, 64), "node": self._rules.node_name}
+            if cert is not None:
+                fields |= {
+                    "serial": cert.serial,
+                    "key_id": plain(cert.key_id),
+                    "ca": keys.fingerprint(cert.ca_blob),
+                }
+            if self._unlogged:
+                fields["unrecorded_before"] = self._unlogged
+                self._unlogged = 0
+            self._access.audit(
+                AuditEvent(
+                    type=EventType.AUTHZ_DENIED,
+                    at=now,
+                    actor=actor(why.identity.bot if why.identity else "", fields.get("key_id", "")),
+                    resource_type="node",
+                    resource_name=self._rules.node_name,
+                    client_ip=login.address or "",
+                    success=False,
+                    reason=why.code,
+                    message=plain(why.message),
+                    fields=fields,
+                )
+            )
+        return UnauthorizedLogin(why.code)
+
+    def _stranger_is_recorded(self, now: datetime) -> bool:
+        """Rows for strangers are few a minute; the next one tells how many were left out."""
+        if self._window_start is None or not 0 <= (now - self._window_start).total_seconds() < 60:
+            self._window_start, self._window_count = now, 0
+        self._window_count += 1
+        if self._window_count <= STRANGERS_PER_MINUTE:
+            return True
+        self._unlogged += 1
+        return False
+
+
+def actor(bot: str, key_id: str | int) -> str:
+    """Who an event is about: the proven bot, else the key id that the peer shows."""
+    return f"bot/{bot}" if bot else f"certificate/{plain(str(key_id), 128)}"

@@ -1,0 +1,337 @@
+"""The SSH transport: every use of a private name of Conch is in this file.
+
+What Conch lacks or does otherwise than a node needs, changed by overriding:
+host certificates in the key exchange, ``server-sig-algs`` for the *users'*
+keys, strict key exchange (OpenSSH's PROTOCOL, 1.10), an order of messages
+before authentication, limits of time and memory, and no traceback for what a
+stranger sends.  :data:`PRIVATE_NAMES` is checked by a test, so that a Twisted
+that moves one is noticed there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.conch.ssh import _kex, transport
+from twisted.conch.ssh.transport import SSHServerTransport, SSHTransportBase
+from twisted.internet.error import AlreadyCalled, AlreadyCancelled
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mezite.certs import keys
+from mezite.certs.ssh import SUFFIX
+from mezite.certs.wire import Reader
+from mezite.core.audit import plain
+
+PRIVATE_NAMES: dict[Any, tuple[str, ...]] = {
+    SSHServerTransport: (
+        "_getHostKeys", "_keySetup", "_newKeys", "_keyExchangeState", "_KEY_EXCHANGE_NONE",
+        "_blockedByKeyExchange", "_allowedKeyExchangeMessageType",
+    ),
+    _kex: ("getSupportedKeyExchanges",),
+}
+
+STRICT_CLIENT = b"kex-strict-c-v00@openssh.com"
+STRICT_SERVER = b"kex-strict-s-v00@openssh.com"
+USER_SIGNATURES = (
+    b"ssh-ed25519",
+    b"ecdsa-sha2-nistp256",
+    b"ecdsa-sha2-nistp384",
+    b"ecdsa-sha2-nistp521",
+    b"rsa-sha2-512",
+    b"rsa-sha2-256",
+)
+_KEX = (
+    b"mlkem768x25519-sha256",
+    b"curve25519-sha256",
+    b"curve25519-sha256@libssh.org",
+    b"ecdh-sha2-nistp256",
+    b"ecdh-sha2-nistp384",
+    b"ecdh-sha2-nistp521",
+)
+_KEX_INIT = 30
+"""ECDH_INIT and the hybrid's INIT; Conch knows the number by its oldest name."""
+_ALWAYS = frozenset(
+    {
+        transport.MSG_DISCONNECT,
+        transport.MSG_IGNORE,
+        transport.MSG_UNIMPLEMENTED,
+        transport.MSG_DEBUG,
+    }
+)
+CLOSE_GRACE_SECONDS = 5
+"""How long a peer may take to read our last words."""
+MAX_SEQUENCE = 2**32
+
+
+class HostKey:
+    """A host key as the key exchange uses it, plain or with its certificate.
+
+    Conch asks for ``blob`` and ``sign`` only; a certificate's signature carries
+    the plain key's type name (PROTOCOL.certkeys).
+    """
+
+    def __init__(self, private: keys.PrivateKey, certificate: bytes = b"") -> None:
+        self._private = private
+        self._blob = certificate or keys.public_blob(private)
+
+    def blob(self) -> bytes:
+        return self._blob
+
+    def sign(self, data: bytes, signatureType: bytes | None = None) -> bytes:
+        return keys.sign(self._private, data)
+
+
+def supported_key_exchanges() -> list[bytes]:
+    """Ours that this Twisted and this OpenSSL can do, the best first."""
+    able = _kex.getSupportedKeyExchanges()
+    return [name for name in _KEX if name in able]
+
+
+class NodeTransport(SSHServerTransport):
+    """One connection, from its first byte to its last.
+
+    ``factory`` is a :class:`mezite.ssh.factory.NodeFactory`.
+    """
+
+    factory: Any
+    transport: Any
+    ourVersionString = b"SSH-2.0-Mezite"
+    supportedKeyExchanges = supported_key_exchanges()
+    supportedCiphers = [b"aes256-ctr", b"aes192-ctr", b"aes128-ctr"]
+    supportedMACs = [b"hmac-sha2-256", b"hmac-sha2-512"]
+    supportedCompressions = [b"none"]
+    _log = Logger()
+
+    def __init__(self) -> None:
+        self._strict = False
+        self._first_exchange = True
+        self._awaited: int | None = transport.MSG_KEXINIT
+        """The message of a key exchange that must come next; ``None`` between exchanges."""
+        self._ending = False
+        self._reading_paused = False
+        self._timer: Any = None
+        self._service_given = False
+        self.end_reason = ""
+        """Stable reason when this side ended the connection."""
+        self._host_keys: dict[bytes, HostKey] = {}
+
+    # --- beginning and end -----------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        self.factory.connection_made(self)
+        self._host_keys = self.factory.host_keys()
+        self.supportedPublicKeys = list(self._host_keys)
+        self._timer = self.factory.reactor.callLater(
+            self.factory.settings.login_timeout_seconds, self._login_timed_out
+        )
+        self.transport.registerProducer(self, True)
+        super().connectionMade()
+
+    def _login_timed_out(self) -> None:
+        self.sendDisconnect(
+            transport.DISCONNECT_NO_MORE_AUTH_METHODS_AVAILABLE, b"login took too long"
+        )
+
+    def authenticated(self) -> None:
+        """The login is done: its time limit ends."""
+        self._cancel_timer()
+        self.factory.logged_in()
+
+    def _cancel_timer(self) -> None:
+        try:
+            if self._timer is not None:
+                self._timer.cancel()
+        except (AlreadyCalled, AlreadyCancelled):
+            pass
+        self._timer = None
+
+    def sendDisconnect(self, reason: int, desc: bytes) -> None:
+        """Says why, once, and closes; nothing that arrives afterwards is looked at."""
+        if self._ending:
+            return
+        self._ending = True
+        self._cancel_timer()
+        # A registered producer would keep the socket from closing.
+        self.transport.unregisterProducer()
+        super().sendDisconnect(reason, desc)
+        self._timer = self.factory.reactor.callLater(CLOSE_GRACE_SECONDS, self.transport.abortConnection)
+
+    def end(self, reason: str, text: bytes) -> None:
+        """Ends the connection from our side; *reason* is the stable code of the audit log."""
+        self.end_reason = self.end_reason or reason
+        self.sendDisconnect(transport.DISCONNECT_BY_APPLICATION, text)
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        self._ending = True
+        self._cancel_timer()
+        try:
+            super().connectionLost(reason)
+        finally:
+            self.factory.connection_lost(self)
+
+    # --- flow: bounded memory for a peer that does not read ----------------------------------
+
+    @property
+    def output_blocked(self) -> bool:
+        """Whether sessions should hold their output: the socket is full, or keys change."""
+        return self._reading_paused or self._keyExchangeState != self._KEY_EXCHANGE_NONE
+
+    def pauseProducing(self) -> None:
+        """The socket's buffer is full.  Reading stops too: most of what a peer
+        sends makes an answer, and those must not pile up either."""
+        self._reading_paused = True
+        self.transport.pauseProducing()
+        self._flow_changed()
+
+    def resumeProducing(self) -> None:
+        self._reading_paused = False
+        if not self._ending:
+            self.transport.resumeProducing()
+        self._flow_changed()
+
+    def stopProducing(self) -> None:
+        self.transport.loseConnection()
+
+    def _flow_changed(self) -> None:
+        changed = getattr(self.service, "flow_changed", None)
+        if changed is not None:
+            changed()
+
+    # --- host keys ---------------------------------------------------------------------------
+
+    def _getHostKeys(self, keyAlg: bytes) -> tuple[HostKey, HostKey]:  # type: ignore[override]  # duck
+        key = self._host_keys[keyAlg]
+        return key, key
+
+    # --- key exchange ------------------------------------------------------------------------
+
+    def sendKexInit(self) -> None:
+        """Offers strict key exchange in the first KEXINIT only.
+
+        The marker never stays in the list of methods, where a client could
+        negotiate it as one.
+        """
+        if self._first_exchange:
+            self.supportedKeyExchanges = [*type(self).supportedKeyExchanges, STRICT_SERVER]
+        super().sendKexInit()
+        self.supportedKeyExchanges = type(self).supportedKeyExchanges
+        self._flow_changed()
+
+    def ssh_KEXINIT(self, packet: bytes) -> None:
+        first_packet = self.incomingPacketSequence == 1
+        super().ssh_KEXINIT(packet)
+        if self._ending:
+            return
+        if self._first_exchange:
+            offered = Reader(packet[16:], "key exchange").string().split(b",")
+            self._strict = STRICT_CLIENT in offered
+            if self._strict and not first_packet:
+                self._break("strict key exchange: KEXINIT was not the first packet")
+                return
+        self._awaited = _KEX_INIT
+
+    def _keySetup(self, sharedSecret: bytes, exchangeHash: bytes) -> None:
+        """Conch would announce the *host* key's algorithms for users' signatures (RFC 8308 §3.1)."""
+        first = self.sessionID is None
+        SSHTransportBase._keySetup(self, sharedSecret, exchangeHash)
+        self._awaited = transport.MSG_NEWKEYS
+        if first:
+            self.sendExtInfo([(b"server-sig-algs", b",".join(USER_SIGNATURES))])
+
+    def _newKeys(self) -> None:
+        self._awaited = None
+        self._first_exchange = False
+        if self._strict:
+            self.incomingPacketSequence = 0
+        super()._newKeys()
+        self._flow_changed()
+
+    def sendPacket(self, messageType: int, payload: bytes) -> None:
+        if self._awaited == transport.MSG_NEWKEYS and messageType in _ALWAYS:
+            # Between our NEWKEYS and the peer's, Conch would still use the old keys.
+            return
+        super().sendPacket(messageType, payload)
+        if messageType == transport.MSG_NEWKEYS and self._strict:
+            self.outgoingPacketSequence = 0
+        self.outgoingPacketSequence %= MAX_SEQUENCE
+
+    # --- messages ----------------------------------------------------------------------------
+
+    def dispatchMessage(self, messageNum: int, payload: bytes) -> None:
+        """Hands on what may come now; all else ends the connection, without traceback."""
+        self.incomingPacketSequence %= MAX_SEQUENCE
+        if self._ending:
+            return
+        why = self._out_of_order(messageNum)
+        if why is not None:
+            self._break(why)
+            return
+        try:
+            super().dispatchMessage(messageNum, payload)
+        except Exception as error:
+            self._log.debug("message {number} failed", number=messageNum, log_failure=Failure())
+            self._break(f"malformed message {messageNum} ({type(error).__name__})")
+
+    def _out_of_order(self, number: int) -> str | None:
+        """Why the message *number* may not come now (RFC 4253 §7.1; strict key exchange)."""
+        if number in _ALWAYS:
+            quiet = self._strict and self._first_exchange and number != transport.MSG_DISCONNECT
+            return f"message {number} inside a strict key exchange" if quiet else None
+        if number == transport.MSG_KEXINIT:
+            allowed = self._awaited in (None, transport.MSG_KEXINIT)
+        elif number == transport.MSG_NEWKEYS or 30 <= number <= 49:
+            allowed = number == self._awaited
+        else:
+            allowed = not self._first_exchange
+        return None if allowed else f"message {number} out of order"
+
+    def _break(self, why: str) -> None:
+        self._log.info("{peer}: connection ended: {why}", peer=self.address, why=plain(why, 200))
+        self.sendDisconnect(transport.DISCONNECT_PROTOCOL_ERROR, b"protocol error")
+
+    def ssh_SERVICE_REQUEST(self, packet: bytes) -> None:
+        """User authentication, once: a second one could swap the user of a live connection."""
+        reader = Reader(packet, "service request")
+        name = reader.string(64)
+        reader.finish()
+        if name != b"ssh-userauth" or self._service_given:
+            self.sendDisconnect(transport.DISCONNECT_SERVICE_NOT_AVAILABLE, b"no such service now")
+            return
+        self._service_given = True
+        super().ssh_SERVICE_REQUEST(packet)
+
+    def ssh_EXT_INFO(self, packet: bytes) -> None:
+        """Nothing that a client announces matters here."""
+
+    def sendUnimplemented(self) -> None:
+        """Conch names the packet after the one that it did not know."""
+        number = (self.incomingPacketSequence - 1) % MAX_SEQUENCE
+        self.sendPacket(transport.MSG_UNIMPLEMENTED, number.to_bytes(4, "big"))
+
+    def receiveError(self, reasonCode: int, description: bytes) -> None:
+        self._log.debug(
+            "{peer} disconnected: {code} {text}",
+            peer=self.address, code=reasonCode, text=plain(description, 200),
+        )
+
+    def receiveUnimplemented(self, seqnum: int) -> None:
+        pass
+
+    def receiveDebug(self, alwaysDisplay: bool, message: bytes, lang: bytes) -> None:
+        pass
+
+    @property
+    def address(self) -> str | None:
+        """The peer's IP address, or ``None`` where it has none."""
+        return getattr(self.transport.getPeer(), "host", None)
+
+
+def host_keys(private: keys.PrivateKey, certificate: bytes) -> dict[bytes, HostKey]:
+    """Host key algorithms in the order of preference: certificate first, then plain.
+
+    The plain key stays on offer for clients that know no host certificates.
+    """
+    kind = keys.key_type(keys.public_blob(private))
+    found = {kind + SUFFIX: HostKey(private, certificate)} if certificate else {}
+    return {**found, kind: HostKey(private)}

@@ -1,0 +1,253 @@
+"""The node: what it is made of, and how it starts, hears of changes and stops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.conch.ssh.factory import SSHFactory
+from twisted.cred.portal import Portal
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IStreamServerEndpoint
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+
+from mezite.certs import keys
+from mezite.ssh.avatar import NodeRealm
+from mezite.ssh.builtin import BuiltinPrograms
+from mezite.ssh.checker import NodeChecker
+from mezite.ssh.conch_private import HostKey, NodeTransport, host_keys
+from mezite.ssh.connection import NodeConnection
+from mezite.ssh.policy import PRINCIPALS, RBAC, Access, NodeRules, find_lock
+from mezite.ssh.process import SystemPrograms
+from mezite.ssh.userauth import NodeUserAuth
+
+BUILTIN = "builtin"
+SYSTEM = "system"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """What an operator sets for the node, and its limits."""
+
+    node_name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    authorization: str = RBAC
+    trusted_user_ca_keys: tuple[bytes, ...] = ()
+    """Key blobs."""
+    exec: str = BUILTIN
+    run_as: str | None = None
+    login_timeout_seconds: float = 60
+    max_attempts: int = 6
+    max_channels: int = 10
+    """Of one connection at a time, as sshd's MaxSessions."""
+    max_logging_in: int = 200
+    """Connections that have not logged in yet; further ones are closed at once."""
+    hangup_grace_seconds: float = 5
+    """Between hanging up a command and killing it."""
+    recheck_seconds: float = 10
+    """How often locks are looked up for live connections: another server may
+    have set one in the shared database."""
+
+    def __post_init__(self) -> None:
+        if self.authorization not in (RBAC, PRINCIPALS):
+            raise ValueError(f"authorization is {RBAC} or {PRINCIPALS}")
+        if self.exec not in (BUILTIN, SYSTEM):
+            raise ValueError(f"exec is {BUILTIN} or {SYSTEM}")
+
+
+class NodeFactory(SSHFactory):
+    """Makes connections and keeps account of them.
+
+    *host_certificate* gives the current host certificate's blob for every new
+    connection, or ``b""`` while there is none.
+    """
+
+    protocol = NodeTransport
+    primes = None
+    noisy = False
+    _log = Logger()
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        access: Access,
+        host_key: keys.PrivateKey,
+        host_certificate: Callable[[], bytes],
+        *,
+        reactor: Any,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.settings = settings
+        self.reactor = reactor
+        self._access = access
+        self._clock = clock
+        self._host_key = host_key
+        self._host_certificate = host_certificate
+        self._rules = NodeRules(
+            settings.node_name, settings.labels, settings.authorization, settings.trusted_user_ca_keys
+        )
+        self._system: SystemPrograms | None = None
+        if settings.exec == SYSTEM:
+            self._system = SystemPrograms(reactor, settings.run_as, settings.hangup_grace_seconds)
+        self.checker = NodeChecker(self._rules, access, clock, self._account_problem)
+        realm = NodeRealm(settings.node_name, access, clock, self._system or BuiltinPrograms())
+        self.portal = Portal(realm, [self.checker])
+        self.services = {b"ssh-userauth": NodeUserAuth}
+        self._connections: set[NodeTransport] = set()
+        self._gone: list[Deferred[None]] = []
+        self._recheck_timer: Any = None
+        self._rechecking = False
+        self._recheck_again = False
+        self._stopping = False
+
+    def _account_problem(self, login: str) -> str | None:
+        return self._system.account_problem(login) if self._system is not None else None
+
+    def host_keys(self) -> dict[bytes, HostKey]:
+        return host_keys(self._host_key, self._host_certificate())
+
+    def connection_service(self) -> NodeConnection:
+        return NodeConnection(self.settings.max_channels)
+
+    # --- connections -------------------------------------------------------------------------
+
+    def startFactory(self) -> None:
+        """Nothing to load: Conch's own looks for key files and moduli."""
+
+    def buildProtocol(self, addr: IAddress | None) -> NodeTransport | None:  # type: ignore[override]
+        logging_in = sum(not hasattr(one, "avatar") for one in self._connections)
+        if self._stopping or logging_in >= self.settings.max_logging_in:
+            self._log.warn("connection from {address} closed: too many are logging in", address=addr)
+            return None
+        return Factory.buildProtocol(self, addr)  # type: ignore[return-value]
+
+    def connection_made(self, connection: NodeTransport) -> None:
+        self._connections.add(connection)
+
+    def connection_lost(self, connection: NodeTransport) -> None:
+        self._connections.discard(connection)
+        if not self._connections:
+            self._cancel_recheck()
+            gone, self._gone = self._gone, []
+            for waiter in gone:
+                waiter.callback(None)
+
+    # --- locks for live connections ------------------------------------------------------------
+
+    def logged_in(self) -> None:
+        """A connection has logged in: from now on locks are looked up again and again."""
+        if self._recheck_timer is None and not self._stopping:
+            self._recheck_timer = self.reactor.callLater(self.settings.recheck_seconds, self._recheck_due)
+
+    def _recheck_due(self) -> None:
+        self._recheck_timer = None
+        self.policy_changed()
+
+    def _cancel_recheck(self) -> None:
+        if self._recheck_timer is not None:
+            self._recheck_timer.cancel()
+            self._recheck_timer = None
+
+    def policy_changed(self) -> None:
+        """Ends every live connection whose subject is locked by now.
+
+        Call it after each committed change; calls during a check make one more.
+        """
+        if not self._users() or self._stopping:
+            return
+        self._cancel_recheck()
+        if self._rechecking:
+            self._recheck_again = True
+            return
+        self._rechecking = True
+        Deferred.fromCoroutine(self._recheck()).addBoth(self._rechecked)
+
+    def _users(self) -> list[NodeTransport]:
+        return [one for one in self._connections if hasattr(one, "avatar")]
+
+    async def _recheck(self) -> None:
+        policy = await self._access.policy()
+        now = self._clock()
+        for connection in self._users():
+            user: Any = connection.avatar
+            lock = find_lock(user.admitted.identity, user.login, policy, self._rules, now)
+            if lock is not None:
+                self._log.info("session of {login} ended: {why}", login=user.login, why=lock.message)
+                connection.end(lock.code, b"this identity is locked")
+
+    def _rechecked(self, outcome: Any) -> None:
+        if outcome is not None:
+            self._log.failure("live connections could not be checked for locks", outcome)
+        self._rechecking = False
+        if self._recheck_again:
+            self._recheck_again = False
+            self.policy_changed()
+        elif self._users():
+            self.logged_in()
+
+    # --- end -----------------------------------------------------------------------------------
+
+    def end_all(self) -> Deferred[None]:
+        """Ends every connection and command; fires when nothing of them is left."""
+        self._stopping = True
+        self._cancel_recheck()
+        return Deferred.fromCoroutine(self._end_all())
+
+    async def _end_all(self) -> None:
+        gone: Deferred[None] = Deferred()
+        if self._connections:
+            self._gone.append(gone)
+            for connection in list(self._connections):
+                connection.end("shutdown", b"the node stops")
+            await gone
+        if self._system is not None:
+            await self._system.all_ended()
+
+
+def make_factory(
+    settings: NodeSettings,
+    access: Access,
+    host_key: keys.PrivateKey,
+    host_certificate: Callable[[], bytes],
+    *,
+    reactor: Any,
+    clock: Callable[[], datetime],
+) -> NodeFactory:
+    """The node's factory; see :class:`NodeFactory`."""
+    return NodeFactory(settings, access, host_key, host_certificate, reactor=reactor, clock=clock)
+
+
+class NodeService(Service):
+    """Listens while it runs; stopping ends every connection and leaves nothing."""
+
+    def __init__(self, endpoint: IStreamServerEndpoint, factory: NodeFactory) -> None:
+        self._endpoint = endpoint
+        self._factory = factory
+        self.port: Any = None
+
+    def startService(self) -> Any:
+        """A failure to listen fires the returned Deferred; ``port`` is set when it listens."""
+        super().startService()
+        listening: Any = self._endpoint.listen(self._factory)
+        return listening.addCallback(self._listening)
+
+    def _listening(self, port: Any) -> Any:
+        self.port = port
+        return port
+
+    def policy_changed(self) -> None:
+        self._factory.policy_changed()
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self.port is not None:
+            port, self.port = self.port, None
+            await port.stopListening()
+        await self._factory.end_all()

@@ -1,0 +1,147 @@
+"""Who gets into this node: one decision, used at login and while a connection lives.
+
+Nothing here knows Conch: a certificate, a policy and a time go in, an outcome
+comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+
+from mezite.certs.ssh import Certificate
+from mezite.certs.verify import check_user_certificate
+from mezite.core import locks, rbac
+from mezite.core.audit import AuditEvent
+from mezite.core.model import Identity, Lock, Role
+from mezite.errors import CertificateRejected
+
+RBAC = "rbac"
+PRINCIPALS = "principals"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the server knows at one moment, as far as logins depend on it."""
+
+    user_cas: tuple[bytes, ...]
+    """Key blobs of the cluster's trusted User CAs."""
+    roles: Mapping[str, Role]
+    locks: tuple[Lock, ...] = ()
+
+
+class Access(Protocol):
+    """What the node asks of the server it runs in."""
+
+    def policy(self) -> Deferred[Policy]:
+        """The policy as it stands now: asked for at every login."""
+
+    def audit(self, event: AuditEvent) -> None:
+        """Records *event*; returns at once and never raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRules:
+    """What this node itself contributes to the decision."""
+
+    node_name: str
+    labels: Mapping[str, str]
+    authorization: str
+    """:data:`RBAC` or :data:`PRINCIPALS`."""
+    trusted_user_ca_keys: tuple[bytes, ...] = ()
+    """Key blobs of CAs that are trusted besides the cluster's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """This identity may log in as *login*, if it proves that it holds its key."""
+
+    identity: Identity
+    login: str
+    port_forwarding: bool
+    file_copy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Why not: a stable code for the audit log, and a sentence for its reader."""
+
+    code: str
+    message: str
+    identity: Identity | None = None
+
+
+def decide(
+    cert: Certificate,
+    policy: Policy,
+    rules: NodeRules,
+    *,
+    login: str,
+    address: str | None,
+    now: datetime,
+) -> Admitted | Rejected:
+    """Whether *cert* opens *login* on this node.
+
+    In this order: the certificate, locks, then roles (or, by the setting
+    ``authorization: principals``, nothing further, as plain sshd does).
+
+    A CA that only this node trusts vouches for principals, never for bots and
+    roles: what its certificates claim of these is not believed.
+
+    Not checked: whether the peer holds the key.
+    """
+    try:
+        identity = check_user_certificate(
+            cert,
+            trusted={*policy.user_cas, *rules.trusted_user_ca_keys},
+            now_unix=int(now.timestamp()),
+            login=login,
+            address=address,
+        )
+    except CertificateRejected as error:
+        return Rejected(error.code, str(error))
+    if cert.ca_blob not in policy.user_cas:
+        identity = replace(identity, bot="", instance="", generation=0, lineage_key="", roles=())
+    locked = find_lock(identity, login, policy, rules, now)
+    if locked is not None:
+        return locked
+    if rules.authorization == PRINCIPALS:
+        # OpenSSH's own rule: the certificate's permission is all that counts.
+        forwarding = "permit-port-forwarding" in identity.permissions
+        return Admitted(identity, login, port_forwarding=forwarding, file_copy=False)
+    roles = rbac.find_roles(identity.roles, policy.roles)
+    if isinstance(roles, rbac.Denied):
+        return Rejected(roles.reason.code, str(roles), identity)
+    outcome = rbac.admit(roles, labels=rules.labels, login=login)
+    if isinstance(outcome, rbac.Denied):
+        return Rejected(outcome.reason.code, str(outcome), identity)
+    return Admitted(
+        identity,
+        login,
+        port_forwarding=outcome.port_forwarding and "permit-port-forwarding" in identity.permissions,
+        file_copy=outcome.file_copy,
+    )
+
+
+def find_lock(
+    identity: Identity, login: str, policy: Policy, rules: NodeRules, now: datetime
+) -> Rejected | None:
+    """The lock that stops *identity* as *login* here at *now*, or ``None``.
+
+    Asked at login, and again for live connections whenever the policy changes.
+    """
+    targets = locks.subject_targets(
+        bot=identity.bot,
+        instance=identity.instance,
+        roles=identity.roles,
+        login=login,
+        node=rules.node_name,
+    )
+    holding = locks.holding(policy.locks, targets, now)
+    if not holding:
+        return None
+    return Rejected("locked", f"{holding[0].target} is locked: {holding[0].reason}", identity)
