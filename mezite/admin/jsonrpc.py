@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from mezite.errors import Conflict, InvalidInput, MeziteError, NotFound, PermissionDenied
 
@@ -147,7 +147,7 @@ def _too_deep() -> Malformed:
     return Malformed(PARSE_ERROR, "parse_error", f"nested deeper than {MAX_DEPTH} levels")
 
 
-def _is_id(value: object) -> bool:
+def _is_id(value: object) -> TypeGuard[str | int]:
     if isinstance(value, str):
         return len(value) <= _MAX_ID
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
