@@ -12,6 +12,7 @@ from mezite.admin.records import Object
 from mezite.auth import admin, admin_bots, admin_instances, admin_locks, admin_tokens
 from mezite.auth.admin_tokens import DEFAULT_TOKEN_TTL
 from mezite.auth.context import Context, Operator
+from mezite.auth.timekeeping import ClockGuard
 from mezite.core.model import DEFAULT_RENEWABLE_FOR, LockKind, LockTarget, Role
 from mezite.errors import InvalidInput
 from mezite.storage.interface import MAX_PAGE, Transaction
@@ -29,9 +30,15 @@ class Run(Protocol):
     def __call__(self, use_case: Callable[[Transaction], T], *, write: bool) -> Awaitable[T]: ...
 
 
-def auth_methods(context: Context, run: Run) -> dict[str, Method]:
-    """The table for :class:`~mezite.admin.protocol.SocketService`."""
-    methods = _Methods(context, run)
+def auth_methods(
+    context: Context, run: Run, *, guard: ClockGuard, refusals: Mapping[str, int], encrypted: bool
+) -> dict[str, Method]:
+    """The table for :class:`~mezite.admin.protocol.SocketService`.
+
+    *refusals* counts them by reason, live; *encrypted* says whether the CA keys
+    lie encrypted in the database.
+    """
+    methods = _Methods(context, run, guard, refusals, encrypted)
     return {
         "bots.add": methods.bots_add,
         "bots.ls": methods.bots_ls,
@@ -60,13 +67,19 @@ def auth_methods(context: Context, run: Run) -> dict[str, Method]:
         "ca.export": methods.ca_export,
         "audit.ls": methods.audit_ls,
         "status": methods.status,
+        "clock.accept": methods.clock_accept,
     }
 
 
 class _Methods:
-    def __init__(self, context: Context, run: Run) -> None:
+    def __init__(
+        self, context: Context, run: Run, guard: ClockGuard, refusals: Mapping[str, int], encrypted: bool
+    ) -> None:
         self._context = context
         self._run = run
+        self._guard = guard
+        self._refusals = refusals
+        self._encrypted = encrypted
 
     async def _read(self, use_case: Callable[[Transaction], T]) -> T:
         return await self._run(use_case, write=False)
@@ -307,7 +320,15 @@ class _Methods:
 
     async def status(self, caller: Caller, values: Mapping[str, Any]) -> Object:
         Params(values)
-        return records.status(await self._read(lambda tx: admin.status(self._context, tx)))
+        found = await self._read(lambda tx: admin.status(self._context, tx))
+        return records.status(
+            found, clock_fault=self._guard.fault(), refusals=self._refusals, encrypted=self._encrypted
+        )
+
+    async def clock_accept(self, caller: Caller, values: Mapping[str, Any]) -> Object:
+        Params(values)
+        accepted = await self._write(caller, admin.accept_clock, self._guard)
+        return {"server_time": records.when(accepted)}
 
 
 def _paging(params: Params) -> tuple[str, int]:

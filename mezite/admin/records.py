@@ -7,7 +7,7 @@ null.  Nothing secret has a place here.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -151,23 +151,27 @@ def _status_ca(record: StatusCa) -> Object:
         "state": record.state,
         "fingerprint": record.fingerprint,
         "created_at": when(record.created_at),
-        "encrypted": record.encrypted,
     }
 
 
 _SHOWN_LOCKS = 20
 
 
-def status(record: Status) -> Object:
+def status(
+    record: Status, *, clock_fault: str | None, refusals: Mapping[str, int], encrypted: bool
+) -> Object:
+    """*refusals* are counted by reason since the server started."""
     return {
         "cluster_name": record.cluster_name,
         "cluster_uuid": record.cluster_uuid,
         "version": record.version,
         "public_addr": record.public_addr,
         "server_time": when(record.server_time),
+        "clock_fault": clock_fault,
         "counts": dict(record.counts),
         "authorities": [_status_ca(one) for one in record.authorities],
-        "ca_keys_encrypted": all(one.encrypted for one in record.authorities),
+        "ca_keys_encrypted": encrypted,
+        "refusals": dict(refusals),
         "active_locks": len(record.active_locks),
         "locks": [lock(one) for one in record.active_locks[:_SHOWN_LOCKS]],
         "reused_tokens": [event(one) for one in record.reused_tokens],

@@ -18,6 +18,7 @@ from cryptography import x509
 
 from mezite import __version__
 from mezite.auth.context import Context, Operator
+from mezite.auth.timekeeping import ClockGuard
 from mezite.certs import keys
 from mezite.certs.x509 import certificate_pem, spki_pin
 from mezite.core import locks, rbac
@@ -164,8 +165,6 @@ class StatusCa:
     fingerprint: str
     """SHA256:… of an SSH key; the pin of a server CA."""
     created_at: datetime
-    encrypted: bool
-    """Whether its private key lies encrypted in the database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,10 +206,18 @@ def status(context: Context, tx: Transaction) -> Status:
                     else keys.fingerprint(one.public)
                 ),
                 created_at=one.created_at,
-                encrypted=b"ENCRYPTED" in one.private_pem,
             )
             for one in tx.authorities()
         ),
         active_locks=tuple(lock for lock in tx.all_locks() if locks.is_active(lock, now)),
         reused_tokens=tx.list_events(type_name=EventType.TOKEN_REUSED.event_name, limit=_SHOWN_REUSED),
     )
+
+
+def accept_clock(context: Context, tx: Transaction, operator: Operator, guard: ClockGuard) -> datetime:
+    """The clock is right as it stands, says *operator*: joins and renewals go on; the time."""
+    fault = guard.fault()
+    accepted = guard.accept(tx)
+    note(context, tx, operator, EventType.CLOCK_ACCEPTED, "cluster", context.cluster.name,
+         message=fault or "the clock was not at fault")
+    return accepted
