@@ -1,0 +1,214 @@
+"""Renewing: one holder goes on, a second one is found out, nobody is locked by mistake."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from mezite.certs import keys
+from mezite.certs.ssh import build_certificate, parse_certificate
+from mezite.core.model import LockKind
+from mezite.core.request import Issued
+from mezite.core.template import CertificateTemplate
+from mezite.errors import Reason, Refused
+from mezite.storage.interface import Step
+from tests.auth.test_join import reason
+from tests.harness import Auth, Machine, Pending
+
+
+def test_every_renewal_is_the_next_generation_with_new_keys(machine: Machine) -> None:
+    seen = set()
+    for generation in range(2, 6):
+        issued = machine.renew()
+        assert issued.generation == generation
+        seen.add(parse_certificate(issued.certificates[0]).subject_blob)
+    assert len(seen) == 4
+
+
+def test_a_lost_reply_is_answered_again_and_nothing_advances(auth: Auth, machine: Machine) -> None:
+    lost = auth.renew(*machine.renew_request())
+    assert isinstance(lost, Issued)
+    for _ in range(3):
+        again = auth.renew(*machine.renew_request())
+        assert isinstance(again, Issued)
+        assert (again.generation, auth.instance(machine.instance_id).generation) == (2, 2)
+    machine.accept(again)
+    assert machine.renew().generation == 3
+    assert auth.locks() == ()
+
+
+def test_a_lost_reply_is_no_way_to_certificates_for_other_keys(auth: Auth, machine: Machine) -> None:
+    """A thief with the pending state cannot have his own SSH key certified unseen."""
+    auth.renew(*machine.renew_request())
+    thief = machine.copy()
+    thief.pending = replace(machine.pending, ssh=keys.generate_key())
+    assert reason(thief.try_renew()) is Reason.PROVE
+
+
+def _answer(holder: Machine) -> Issued | Refused:
+    """What the real daemon does: a `prove` is answered at once."""
+    outcome = holder.try_renew()
+    if isinstance(outcome, Refused) and outcome.reason is Reason.PROVE:
+        outcome = holder.try_renew(outcome.nonce)
+    return outcome
+
+
+@pytest.mark.parametrize("thief_first", [True, False])
+def test_a_copied_lineage_is_locked_whoever_renews_first(
+    auth: Auth, machine: Machine, thief_first: bool
+) -> None:
+    thief = machine.copy()
+    thief.pending = Pending()
+    first, second = (thief, machine) if thief_first else (machine, thief)
+    first.renew()
+    assert reason(_answer(second)) is Reason.GENERATION_MISMATCH
+    (lock,) = auth.locks()
+    assert (lock.reason, lock.target.value) == ("generation_mismatch", machine.instance_id)
+    assert reason(_answer(first)) is Reason.GENERATION_MISMATCH
+    (event,) = auth.events("generation_mismatch")
+    assert event.event.fields["presented_key"] == keys.fingerprint(keys.public_blob(second.lineage))
+
+
+def test_an_old_message_that_arrives_late_locks_nobody(auth: Auth, machine: Machine) -> None:
+    """It is asked to prove itself, and nobody is there to answer; the last one
+    of all is answered, with certificates for the owner's own keys."""
+    recorded = [machine.renew_request()]
+    machine.renew()
+    recorded.append(machine.renew_request())
+    machine.renew()
+    older, last = recorded
+    assert reason(auth.renew(*older)) is Reason.PROVE
+    repeated = auth.renew(*last)
+    assert isinstance(repeated, Issued)
+    assert parse_certificate(repeated.certificates[0]).subject_blob == last[0].ssh_keys[0].blob
+    assert auth.locks() == ()
+    assert machine.renew().generation == 4
+
+
+def test_a_nonce_is_good_for_a_minute_and_for_one_holder(auth: Auth, machine: Machine) -> None:
+    thief = machine.copy()
+    thief.pending = Pending()
+    machine.renew()
+    asked = thief.try_renew()
+    assert isinstance(asked, Refused)
+    auth.advance(seconds=61)
+    assert reason(thief.try_renew(asked.nonce)) is Reason.PROVE
+    assert reason(thief.try_renew(b"\0" * 40)) is Reason.PROVE
+    assert auth.locks() == ()
+    fresh = thief.try_renew()
+    assert isinstance(fresh, Refused)
+    assert reason(thief.try_renew(fresh.nonce)) is Reason.GENERATION_MISMATCH
+
+
+def test_a_restored_database_adopts_a_generation_ahead_of_it(auth: Auth, machine: Machine) -> None:
+    before = auth.instance(machine.instance_id)
+    for _ in range(3):
+        machine.renew()
+    now = auth.instance(machine.instance_id)
+    auth.write(
+        lambda tx: tx.step(
+            Step(now.id, now.generation, now.lineage_key, before.generation, before.lineage_key,
+                 before.previous_key, before.request_hash, auth.now, auth.now, "", "")
+        )
+    )
+    assert machine.renew().generation == 5
+    assert auth.locks() == ()
+    (event,) = auth.events("generation_adopted")
+    assert event.event.fields == {"stored_generation": 1, "presented_generation": 4}
+
+
+def test_a_stranger_changes_nothing(auth: Auth, machine: Machine) -> None:
+    """Not with the certificate alone, nor with a certificate of his own making."""
+    before = auth.instance(machine.instance_id)
+    stranger = machine.copy()
+    stranger.lineage, stranger.pending = keys.generate_key(), Pending()
+    assert reason(stranger.try_renew()) is Reason.BAD_PROOF
+    owned = parse_certificate(machine.certificate)
+    template = CertificateTemplate(
+        1, 1, "x", ("deploy",), 0, 2**63, (),
+        tuple((name.decode(), data[4:].decode() or None) for name, data in owned.extensions),
+    )
+    forged = machine.copy()
+    forged.certificate = build_certificate(template, owned.subject_blob, keys.generate_ca_key(), b"n" * 32)
+    assert reason(forged.try_renew()) is Reason.BAD_PROOF
+    other = machine.copy()
+    other.generation = 7
+    assert reason(other.try_renew()) is Reason.BAD_PROOF
+    assert auth.instance(machine.instance_id) == before
+    assert auth.locks() == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [(LockKind.BOT, "github-deploy"), (LockKind.ROLE, "ci-deployer"), (LockKind.LOGIN, "deploy")],
+)
+def test_an_operators_lock_stops_renewals_while_it_holds(
+    auth: Auth, machine: Machine, kind: LockKind, value: str
+) -> None:
+    auth.lock(kind, value, expires_at=auth.now + timedelta(minutes=5))
+    refused = machine.try_renew()
+    assert reason(refused) is Reason.LOCKED
+    auth.advance(minutes=5)
+    assert machine.renew().generation == 2
+
+
+def test_a_lineage_renews_until_its_last_renewal_plus_renewable_for(auth: Auth, machine: Machine) -> None:
+    auth.advance(days=6, hours=23)
+    machine.renew()
+    auth.advance(days=7)
+    refused = machine.try_renew()
+    assert reason(refused) is Reason.EXPIRED
+    assert f"mezctl instances recover {machine.instance_id}" in str(refused)
+
+
+@pytest.mark.parametrize("reply_lost", [False, True])
+def test_a_recovery_is_good_for_one_renewal(auth: Auth, machine: Machine, reply_lost: bool) -> None:
+    if reply_lost:
+        auth.renew(*machine.renew_request())
+    auth.advance(days=30)
+    auth.write(lambda tx: tx.set_recoverable(machine.instance_id, True))
+    assert machine.renew().generation == 2
+    assert not auth.instance(machine.instance_id).recoverable
+    auth.advance(days=7)
+    assert reason(machine.try_renew()) is Reason.EXPIRED
+
+
+def test_a_lineage_older_than_max_lineage_age_is_expired(auth: Auth) -> None:
+    bot = auth.add_bot("old", max_lineage_age=timedelta(days=10))
+    machine = Machine(auth)
+    machine.join(auth.add_token(bot))
+    auth.advance(days=6)
+    machine.renew()
+    auth.advance(days=4)
+    assert reason(machine.try_renew()) is Reason.EXPIRED
+
+
+def test_removing_the_bot_or_the_instance_ends_the_lineage(auth: Auth, machine: Machine) -> None:
+    other = Machine(auth)
+    other.join(auth.add_token(auth.add_bot("other")))
+    auth.write(lambda tx: tx.remove_instance(other.instance_id, auth.now))
+    assert reason(other.try_renew()) is Reason.INSTANCE_UNKNOWN
+    bot_id = auth.instance(machine.instance_id).bot_id
+    auth.write(lambda tx: tx.remove_bot(bot_id, auth.now))
+    assert reason(machine.try_renew()) is Reason.BOT_GONE
+    auth.add_bot("github-deploy")
+    assert reason(machine.try_renew()) is Reason.BOT_GONE
+
+
+def test_a_lineage_key_serves_one_generation(machine: Machine) -> None:
+    machine.pending = replace(machine.pending, lineage=machine.lineage)
+    assert reason(machine.try_renew()) is Reason.INVALID_REQUEST
+
+
+def test_serials_rise_and_never_repeat(auth: Auth, machine: Machine) -> None:
+    serials = [parse_certificate(machine.renew().certificates[0]).serial for _ in range(20)]
+    assert serials == sorted(set(serials))
+
+
+def test_the_ttl_is_the_least_of_what_is_asked_and_allowed(auth: Auth, machine: Machine) -> None:
+    machine.wishes = replace(machine.wishes, ttl=timedelta(minutes=10))
+    assert machine.renew().ttl == timedelta(minutes=10)
+    machine.wishes = replace(machine.wishes, ttl=timedelta(hours=12))
+    assert machine.renew().ttl == timedelta(hours=1)
