@@ -217,11 +217,14 @@ def instance(row: Row) -> Instance:
 # --- locks ----------------------------------------------------------------------------------
 
 
+def target_text(target: LockTarget) -> str:
+    return f"{target.kind.value}/{target.value}"
+
+
 def lock_row(lock: Lock) -> Row:
     return (
         lock.id,
-        lock.target.kind.value,
-        lock.target.value,
+        target_text(lock.target),
         lock.reason,
         lock.message,
         lock.created_by,
@@ -231,18 +234,19 @@ def lock_row(lock: Lock) -> Row:
 
 
 def lock(row: Row) -> Lock:
-    kind = _LOCK_KINDS.get(row[1])
+    kind_name, _, value = row[1].partition("/")
+    kind = _LOCK_KINDS.get(kind_name)
     if kind is None:
-        raise StorageFailure(f"the stored lock {row[0]} is on a {row[1]!r}, which this program does not "
-                             "know; install the newer one that made it, or delete the lock")
+        raise StorageFailure(f"the stored lock {row[0]} is on {row[1]!r}, which this program does not know; "
+                             "install the newer one that made it, or delete the lock")
     return Lock(
         id=row[0],
-        target=LockTarget(kind, row[2]),
-        reason=row[3],
-        message=row[4],
-        created_by=row[5],
-        created_at=from_us(row[6]),
-        expires_at=_optional_from_us(row[7]),
+        target=LockTarget(kind, value),
+        reason=row[2],
+        message=row[3],
+        created_by=row[4],
+        created_at=from_us(row[5]),
+        expires_at=_optional_from_us(row[6]),
     )
 
 

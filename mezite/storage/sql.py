@@ -107,11 +107,10 @@ renewed_at_us = ?, not_after_us = ?, address = ?, host = ?, recoverable = 0
 where id = ? and generation = ? and lineage_key = ? and removed_at_us is null
 and not exists (
     select 1 from locks
-    where locks.target_kind = 'instance' and locks.target_value = instances.id
+    where locks.target = 'instance/' || instances.id
     and (locks.expires_at_us is null or locks.expires_at_us > ?))
 and not exists (
-    select 1 from bots join locks
-    on locks.target_kind = 'bot' and locks.target_value = bots.name
+    select 1 from bots join locks on locks.target = 'bot/' || bots.name
     where bots.id = instances.bot_id
     and (locks.expires_at_us is null or locks.expires_at_us > ?))"""
 NOTE_REISSUE = """
@@ -128,9 +127,9 @@ REMOVE_INSTANCE = "update instances set removed_at_us = ? where id = ? and remov
 
 # --- locks ----------------------------------------------------------------------------------
 
-_LOCK = "id, target_kind, target_value, reason, message, created_by, created_at_us, expires_at_us"
+_LOCK = "id, target, reason, message, created_by, created_at_us, expires_at_us"
 
-ADD_LOCK = f"insert into locks ({_LOCK}) values (?, ?, ?, ?, ?, ?, ?, ?) on conflict do nothing"
+ADD_LOCK = f"insert into locks ({_LOCK}) values (?, ?, ?, ?, ?, ?, ?) on conflict do nothing"
 LOCK = f"select {_LOCK} from locks where id = ?"
 LIST_LOCKS = f"select {_LOCK} from locks where id > ? order by id limit ?"
 ALL_LOCKS = f"select {_LOCK} from locks order by created_at_us, id"
@@ -139,10 +138,8 @@ DELETE_LOCK = "delete from locks where id = ?"
 
 @cache
 def locks_on(count: int) -> str:
-    """Locks on *count* targets, each a kind and a value."""
-    pairs = ", ".join(["(?, ?)"] * count)
-    return f"""select {_LOCK} from locks
-where (target_kind, target_value) in (values {pairs}) order by created_at_us, id"""
+    """Locks on *count* targets, in no order."""
+    return f"select {_LOCK} from locks where target in ({', '.join('?' * count)})"
 
 
 # --- audit and figures ----------------------------------------------------------------------

@@ -298,8 +298,8 @@ class SqlTransaction:
     def locks_on(self, targets: Sequence[LockTarget]) -> tuple[Lock, ...]:
         if not targets:
             return ()
-        values = [text for target in targets for text in (target.kind.value, target.value)]
-        return tuple(map(rows.lock, self._all(sql.locks_on(len(targets)), *values)))
+        found = self._all(sql.locks_on(len(targets)), *map(rows.target_text, targets))
+        return tuple(sorted(map(rows.lock, found), key=lambda lock: (lock.created_at, lock.id)))
 
     def all_locks(self) -> tuple[Lock, ...]:
         return tuple(map(rows.lock, self._all(sql.ALL_LOCKS)))

@@ -106,10 +106,10 @@ create table admissions (
 
 create index admissions_by_time on admissions (token_id, at_us, lineage_key);
 
+-- `target` is a kind and a name or id, as in bot/ci.
 create table locks (
     id text not null primary key,
-    target_kind text not null,
-    target_value text not null,
+    target text not null,
     reason text not null,
     message text not null,
     created_by text not null,
@@ -117,7 +117,7 @@ create table locks (
     expires_at_us integer
 ) without rowid;
 
-create index locks_by_target on locks (target_kind, target_value);
+create index locks_by_target on locks (target);
 
 create table events (
     id integer not null primary key,
