@@ -24,6 +24,21 @@ ROTATE_AT = 16 * 1024 * 1024
 KEEP = 5
 
 
+_chosen = ("info", "text", "-")
+
+
+def configure(level: str, format: str, path: str | None) -> None:
+    """Sets what :func:`configured` makes: twistd takes an observer by its name only."""
+    global _chosen
+    _chosen = (level, format, path or "-")
+
+
+def configured() -> ILogObserver:
+    """The observer that :func:`configure` chose; made when the log is begun."""
+    level, format, path = _chosen
+    return observer(level, format, log_file(path))
+
+
 def observer(level: str, format: str, file: TextIO) -> ILogObserver:
     """An observer that writes events of *level* and above as *format* (text, json)."""
     written = FileLogObserver(file, _json_line if format == "json" else formatEventAsClassicLogText)

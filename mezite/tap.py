@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -23,10 +23,11 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 import mezite
-from mezite.config.server import STOP_GRACE, ServerConfig
+from mezite import logs
+from mezite.config.server import STOP_GRACE, ServerConfig, SshConfig
 from mezite.core.audit import AuditEvent
 from mezite.core.model import Node
-from mezite.errors import MeziteError
+from mezite.errors import Conflict, MeziteError, UsageError
 
 _log = Logger()
 T = TypeVar("T")
@@ -56,11 +57,15 @@ class Options(usage.Options):
         try:
             config = ServerConfig.load(Path(path) if path else None, os.environ, os.geteuid())
         except MeziteError as error:
-            raise usage.UsageError(str(error)) from None
+            # twistd would print its whole usage above a UsageError.
+            sys.stderr.write(f"mezite-auth: {error}\n")
+            raise SystemExit(2) from None
         self["loaded"] = config
         parent = self.parent
         if parent is not None and not parent.get("logger") and not parent.get("syslog"):
-            parent["logger"] = partial(_log_observer, config, parent)
+            path = parent["logfile"] or ("-" if parent["nodaemon"] else "twistd.log")
+            logs.configure(config.log_level, config.log_format, path)
+            parent["logger"] = "mezite.logs.configured"
 
 
 def _install_asyncio_reactor() -> None:
@@ -76,13 +81,6 @@ def _install_asyncio_reactor() -> None:
     if not isinstance(reactor, asyncioreactor.AsyncioSelectorReactor):
         raise usage.UsageError("mezite-auth needs the asyncio reactor: start twistd without --reactor")
     asyncio.set_event_loop(reactor._asyncioEventloop)
-
-
-def _log_observer(config: ServerConfig, parent: Any) -> Any:
-    from mezite import logs
-
-    path = parent["logfile"] or ("-" if parent["nodaemon"] else "twistd.log")
-    return logs.observer(config.log_level, config.log_format, logs.log_file(path))
 
 
 def makeService(options: Options) -> IService:
@@ -109,7 +107,7 @@ class AuthServer(MultiService):
         self._reactor = reactor
         # twistd closes it before our services start, when it daemonizes.
         self._stderr: TextIO | None = os.fdopen(os.dup(2), "w")
-        self._loops: list[LoopingCall] = []
+        self._loops: list[tuple[float, LoopingCall]] = []
         self._closers: list[Callable[[], object]] = []
 
     def privilegedStartService(self) -> None:
@@ -219,24 +217,85 @@ class AuthServer(MultiService):
         )
         rpc.setServiceParent(self)
         methods = auth_methods(
-            context=context, run=run, guard=guard, refusals=refusals.counts, encrypted=loaded.encrypted
+            context, run, guard=guard, refusals=refusals.counts, encrypted=loaded.encrypted
         )
         SocketService(
             self._reactor, config.admin_socket, methods, group=config.admin_group
         ).setServiceParent(self)
         if config.ssh is not None:
-            self._compose_node(context, loaded, storage, record)
+            self._compose_node(config.ssh, context, storage, record)
         self._every(HEARTBEAT.total_seconds(), self._beat, storage, guard)
         self._every(60, leaf.refresh)
 
-    def _compose_node(self, context: Any, loaded: Any, storage: Any, record: Any) -> None:
-        raise NotImplementedError
+    def _compose_node(self, ssh: SshConfig, context: Any, storage: Any, record: Any) -> None:
+        """The internal SSH node, listening as soon as it starts."""
+        from twisted.internet.endpoints import AdoptedStreamServerEndpoint
+
+        from mezite.auth.context import Transaction
+        from mezite.auth.node import HOST_CERTIFICATE_TTL, certify_node, node_host_key
+        from mezite.certs import keys
+        from mezite.ssh.cluster import ClusterAccess, Rules
+        from mezite.ssh.factory import NodeService, NodeSettings, make_factory
+
+        passphrase = self._config.ca_key_passphrase
+
+        def load_key(tx: Transaction) -> keys.PrivateKey:
+            return node_host_key(tx, passphrase)
+
+        host_key = storage.write(load_key).result()
+        host_blob = keys.public_blob(host_key)
+        certificate = b""
+
+        def certify(tx: Transaction) -> bytes:
+            return certify_node(context, tx, ssh.node_name, ssh.host_names, host_blob)
+
+        def certified(blob: bytes) -> None:
+            nonlocal certificate
+            certificate = blob
+
+        def recertify() -> Deferred[None]:
+            renewed: Deferred[Any] = self._doorway.deferred(storage.write(certify))
+            return renewed.addCallbacks(certified, self._not_certified)
+
+        certified(storage.write(certify).result())
+
+        def read(use_case: Callable[[Transaction], Rules]) -> Deferred[Rules]:
+            return self._doorway.deferred(storage.read(use_case))
+
+        access = ClusterAccess(context, read, record)
+        settings = NodeSettings(
+            node_name=ssh.node_name,
+            labels=ssh.labels,
+            authorization=ssh.authorization,
+            trusted_user_ca_keys=tuple(_read_ca(path) for path in ssh.trusted_user_ca_keys),
+            exec=ssh.exec,
+            run_as=ssh.run_as,
+        )
+        factory = make_factory(
+            settings, access, host_key, lambda: certificate, reactor=self._reactor, clock=_now
+        )
+        listening = _listen(ssh.listen_host, ssh.listen_port)
+        endpoint = AdoptedStreamServerEndpoint(self._reactor, listening.fileno(), listening.family)
+        self._closers.append(listening.close)
+        node = NodeService(endpoint, factory)
+        node.setServiceParent(self)
+
+        def changed(topics: frozenset[str]) -> None:
+            if access.forget(topics):
+                node.policy_changed()
+
+        storage.subscribe(changed)
+        self._every(HOST_CERTIFICATE_TTL.total_seconds() / 7, recertify)
+        host, port = listening.getsockname()[:2]
+        _log.info("SSH node {name} on {host}:{port}", name=ssh.node_name, host=host, port=port)
+
+    def _not_certified(self, failure: Any) -> None:
+        _log.error("the node's host certificate could not be renewed: {why}", why=failure.getErrorMessage())
 
     def _every(self, seconds: float, call: Callable[..., object], *args: object) -> None:
         looping = LoopingCall(call, *args)
         looping.clock = self._reactor
-        self._loops.append(looping)
-        looping.interval = seconds
+        self._loops.append((seconds, looping))
 
     def _beat(self, storage: Any, guard: Any) -> Deferred[None]:
         beaten: Deferred[None] = self._doorway.deferred(storage.write(guard.commit))
@@ -252,15 +311,15 @@ class AuthServer(MultiService):
     def startService(self) -> None:
         self._doorway.open(self._reactor, self._reactor._asyncioEventloop)
         super().startService()
-        for looping in self._loops:
-            started = looping.start(looping.interval, now=False)
+        for seconds, looping in self._loops:
+            started = looping.start(seconds, now=False)
             started.addErrback(self._loop_failed)
 
     def _loop_failed(self, failure: Any) -> None:
         _log.failure("a periodic task has ended", failure)
 
     def stopService(self) -> Deferred[None]:
-        for looping in self._loops:
+        for _, looping in self._loops:
             if looping.running:
                 looping.stop()
         stopped: Deferred[Any] = super().stopService()
@@ -284,7 +343,32 @@ def _make_data_dir(path: Path) -> None:
             f"data_dir {path}: {error.strerror}; create it for this account or set another one"
         ) from None
     if not os.access(path, os.W_OK | os.X_OK):
-        raise MeziteError(f"data_dir {path}: not writable by this account; set its owner or another directory")
+        raise MeziteError(f"data_dir {path}: not writable by this account; set its owner or another one")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket; :class:`Conflict` when the address is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        raise Conflict(
+            f"cannot listen on {host}:{port} ({error.strerror}); stop what is there or set ssh.listen_addr"
+        ) from None
+    listening.setblocking(False)
+    return listening
+
+
+def _read_ca(path: Path) -> bytes:
+    """The key blob in a public key file (``ssh.trusted_user_ca_keys``)."""
+    from mezite.certs.keys import parse_public_line
+
+    try:
+        return parse_public_line(path.read_text(encoding="utf-8").strip())
+    except OSError as error:
+        raise UsageError(f"ssh.trusted_user_ca_keys: {path}: {error.strerror}") from None
+    except (MeziteError, UnicodeDecodeError) as error:
+        raise UsageError(f"ssh.trusted_user_ca_keys: {path}: {error}") from None
 
 
 def _quiet_excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
