@@ -1,0 +1,124 @@
+"""Records for storage tests, and the tools that these tests share."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from mezite.core.audit import AuditEvent, EventType
+from mezite.core.model import OPERATOR, Bot, Instance, JoinToken, Lock, LockKind, LockTarget, Role
+from mezite.storage.interface import Admission, Step, Storage, StoredAuthority, Transaction
+
+T = TypeVar("T")
+
+NOW = datetime(2026, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+TICK = timedelta(microseconds=1)
+
+
+def make_role(name: str = "deploy", **options: Any) -> Role:
+    document = {
+        "kind": "role",
+        "metadata": {"name": name, "description": "für Ünïcode"},
+        "spec": {
+            "options": {"max_session_ttl": "2h", **options},
+            "allow": {"logins": ["app", "web"], "node_labels": {"env": ["staging", "^dev.*$"], "os": "*"}},
+            "deny": {"logins": ["root"]},
+        },
+    }
+    return Role.from_document(document)
+
+
+def make_bot(name: str = "ci", *, id: str = "", roles: tuple[str, ...] = ("deploy",), **more: Any) -> Bot:
+    return Bot(id=id or f"bot-{name}", name=name, roles=roles, created_at=NOW, **more)
+
+
+def make_token(id: str = "tok-1", *, bot_id: str = "bot-ci", uses: int = 1, **more: Any) -> JoinToken:
+    return JoinToken(
+        id=id, bot_id=bot_id, secret_hash=bytes(range(32)), uses=uses, created_at=NOW, expires_at=NOW + HOUR,
+        **more,
+    )
+
+
+def make_instance(id: str = "inst-1", *, bot_id: str = "bot-ci", **more: Any) -> Instance:
+    fields: dict[str, Any] = {
+        "generation": 1, "lineage_key": "SHA256:one", "previous_key": "", "request_hash": b"\x00\xffhash",
+        "token_id": "tok-1", "created_at": NOW, "renewed_at": NOW,
+    }
+    return Instance(id=id, bot_id=bot_id, **{**fields, **more})
+
+
+def make_step(instance: Instance, to_key: str = "SHA256:two", **more: Any) -> Step:
+    fields: dict[str, Any] = {
+        "instance_id": instance.id, "from_generation": instance.generation, "from_key": instance.lineage_key,
+        "to_generation": instance.generation + 1, "to_key": to_key, "previous_key": instance.lineage_key,
+        "request_hash": b"new", "at": NOW + HOUR, "not_after": NOW + 2 * HOUR, "address": "192.0.2.7",
+        "host": "runner-7",
+    }
+    return Step(**{**fields, **more})
+
+
+def make_lock(id: str, kind: LockKind, value: str, **more: Any) -> Lock:
+    fields: dict[str, Any] = {
+        "reason": OPERATOR, "message": "", "created_by": "uid:0(root)", "created_at": NOW,
+    }
+    return Lock(id=id, target=LockTarget(kind, value), **{**fields, **more})
+
+
+def make_admission(token_id: str = "tok-1", key: str = "SHA256:one", **more: Any) -> Admission:
+    fields: dict[str, Any] = {"instance_id": "inst-1", "at": NOW, "address": "192.0.2.7"}
+    return Admission(token_id=token_id, lineage_key=key, **{**fields, **more})
+
+
+def make_authority(id: str = "ca-1", **more: Any) -> StoredAuthority:
+    fields: dict[str, Any] = {
+        "kind": "user", "state": "active", "public": b"\x00blob", "private_pem": b"PEM", "created_at": NOW,
+    }
+    return StoredAuthority(id=id, **{**fields, **more})
+
+
+def make_event(type: EventType = EventType.BOT_CREATED, name: str = "ci", **more: Any) -> AuditEvent:
+    fields: dict[str, Any] = {"at": NOW, "actor": "uid:0(root)", "resource_type": "bot"}
+    return AuditEvent(type, **{**fields, "resource_name": name, **more})
+
+
+def done(future: Future[T]) -> T:
+    """What *future* resolves to; fails the test rather than wait for ever."""
+    return future.result(timeout=30)
+
+
+@contextmanager
+def held(storage: Storage) -> Iterator[None]:
+    """What is written inside queues up, and goes into one batch afterwards."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def wait(_: object) -> None:
+        entered.set()
+        assert leave.wait(30)
+
+    blocked = storage.write(wait)
+    assert entered.wait(30)
+    try:
+        yield
+    finally:
+        leave.set()
+    blocked.exception(timeout=30)
+
+
+def write(storage: Storage, use_case: Callable[[Transaction], T]) -> T:
+    return done(storage.write(use_case))
+
+
+def read(storage: Storage, use_case: Callable[[Transaction], T]) -> T:
+    return done(storage.read(use_case))
+
+
+def with_bot(tx: Transaction) -> None:
+    """The bot ``ci`` with the token ``tok-1`` and the instance ``inst-1``."""
+    tx.add_bot(make_bot())
+    tx.add_token(make_token())
+    tx.add_instance(make_instance())
