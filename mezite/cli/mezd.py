@@ -1,0 +1,229 @@
+"""`mezd`: the machine's daemon.
+
+Whatever takes time to load (Twisted's reactor, gRPC, cryptography) is imported
+inside the command that needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import mezite
+from mezite.cli import failures
+from mezite.config import daemon, paths
+from mezite.errors import MeziteError, UsageError
+
+if TYPE_CHECKING:
+    from mezite.core.request import TokenText
+    from mezite.identity.records import Durable
+    from mezite.rpc.client import ServerTrust
+
+
+PROGRAM = "mezd"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(mezite.__version__, prog_name="mezd")
+def main() -> None:
+    """Machine identity for SSH: joins, holds a short-lived certificate, and keeps renewing it."""
+
+
+@main.group()
+def identity() -> None:
+    """The identity of this machine."""
+
+
+@identity.command()
+@click.option("--config", metavar="FILE", help="YAML with the same keys as the flags below.")
+@click.option("--auth-server", metavar="HOST[:PORT]",
+              help="Address of the auth server; port 3025 by default.")
+@click.option("--join-token", "--token", metavar="TOKEN",
+              help="One-time token from mezctl; `-` reads it from standard input.  Other users of this "
+                   "machine can see a command line: prefer --join-token-file or MEZITE_JOIN_TOKEN.")
+@click.option("--join-token-file", metavar="FILE", help="File that holds the join token.")
+@click.option("--destination", metavar="DIR", help="Directory where the identity's files are written.")
+@click.option("--renewal-interval", metavar="DURATION",
+              help="How often to renew, such as 30m; shorter than the certificate's TTL.")
+@click.option("--certificate-ttl", metavar="DURATION",
+              help="How long a certificate lives, where the roles allow it.")
+@click.option("--one-shot", is_flag=True, default=None, help="Join, or renew once, and exit.")
+@click.option("--outputs", metavar="LIST", help="What to publish: files.")
+@click.option("--ca-pin", metavar="HEX", help="Pin of the server's CA, in place of the token's.")
+@click.option("--ca-file", metavar="FILE",
+              help="PEM file with the server's CA, in place of a pin; `system` for publicly trusted ones.")
+@click.option("--control-socket", metavar="PATH", help="Unix socket for `mezctl --socket PATH identity …`.")
+@click.option("--diag-addr", metavar="HOST:PORT", hidden=True)
+def start(**flags: Any) -> None:
+    """Join with a one-time token, write the identity, and renew it until stopped.
+
+    Every flag can stand in the --config file, and in the environment as MEZITE_AUTH_SERVER and so on.
+
+    Exit codes: 0 done, 1 failed and worth another try, 2 usage, 3 refused by the server or by the pin.
+    """
+    try:
+        code = _run(daemon.load(flags, os.environ, os.geteuid()))
+    except MeziteError as error:
+        code = failures.report(PROGRAM, error)
+    sys.exit(code)
+
+
+def _run(config: daemon.DaemonConfig) -> int:
+    """The composition root: the exit code, when it has ended."""
+    from mezite.identity.destination import Directory
+    from mezite.identity.state import StateFile
+
+    destination = Directory(config.destination)
+    destination.prepare()
+    state_file = StateFile(config.destination)
+    try:
+        durable = state_file.load()
+        token = _token(config, durable)
+        address = config.auth_server or _remembered(durable)
+        if durable.held is None and token is None:
+            raise UsageError(
+                f"there is no identity in {config.destination} yet; "
+                "give the --join-token that `mezctl bots add` printed"
+            )
+        return _serve(config, destination, state_file, durable, token, address)
+    finally:
+        state_file.release()
+
+
+def _token(config: daemon.DaemonConfig, durable: Durable) -> TokenText | None:
+    """The join token; one that is gone does no harm where it has been redeemed."""
+    if config.token is None:
+        return None
+    if config.token.file is not None and durable.held is not None and not config.token.file.exists():
+        return None
+    return config.token.read(sys.stdin.readline)
+
+
+def _remembered(durable: Durable) -> tuple[str, int]:
+    if not durable.server:
+        raise UsageError("no auth server is known; give --auth-server")
+    return daemon.split_address(durable.server)
+
+
+def _trust(config: daemon.DaemonConfig) -> ServerTrust | None:
+    from mezite.rpc.client import ServerTrust
+
+    if config.ca_system:
+        return ServerTrust.of_system()
+    if config.ca_file is None:
+        return None
+    try:
+        return ServerTrust.from_pem(config.ca_file.read_bytes(), str(config.ca_file))
+    except OSError as error:
+        raise UsageError(f"--ca-file: {config.ca_file}: {error.strerror}; name a readable file") from None
+
+
+def _serve(
+    config: daemon.DaemonConfig,
+    destination: Any,
+    state_file: Any,
+    durable: Durable,
+    token: TokenText | None,
+    address: tuple[str, int],
+) -> int:
+    # gRPC's own log speaks to its authors; what matters comes as an error.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    import asyncio
+    import random
+    import socket
+    import time
+    from datetime import timedelta
+
+    from twisted.internet import asyncioreactor
+
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    asyncioreactor.install(loop)
+    from twisted.internet import reactor as installed
+
+    from mezite.identity.control import control_service
+    from mezite.identity.events import Finish
+    from mezite.identity.logs import begin_logging
+    from mezite.identity.machine import Options
+    from mezite.identity.remote import GrpcRemote
+    from mezite.identity.service import Clocks, IdentityService
+
+    reactor: Any = installed
+    begin_logging(sys.stderr)
+    remote = GrpcRemote(reactor, loop, *address, ca=_trust(config), ca_pin=config.ca_pin)
+    clocks = Clocks(time.monotonic, time.time, random.random)
+    switched = destination.switched_at_unix()
+    if switched is not None:
+        ago = timedelta(seconds=max(0.0, time.time() - switched))
+        destination.note_switched_before(ago, clocks.moment().monotonic)
+    destination.clean_up(clocks.moment().monotonic)
+    service = IdentityService(
+        reactor=reactor,
+        clocks=clocks,
+        options=Options(
+            token=token,
+            one_shot=config.one_shot,
+            ttl=config.certificate_ttl,
+            interval=config.renewal_interval,
+            server=remote.address,
+            host=socket.gethostname()[:128],
+            boot_id=_boot_id(),
+        ),
+        durable=durable,
+        state_file=state_file,
+        destination=destination,
+        where=str(config.destination),
+        remote=remote,
+        published=lambda: _note_last(config.destination),
+    )
+    services: list[Any] = [service]
+    if not config.one_shot:
+        socket_path = config.control_socket or state_file.directory / "control.sock"
+        services.append(control_service(reactor, socket_path, service))
+    finished: list[Finish] = []
+
+    def end(finish: Finish) -> None:
+        finished.append(finish)
+        if reactor.running and not reactor._stopped:
+            reactor.stop()
+
+    def begin() -> None:
+        for part in services:
+            part.startService()
+
+    service.ended.addCallback(end)
+    for part in services:
+        part.privilegedStartService()
+        reactor.addSystemEventTrigger("before", "shutdown", part.stopService)
+    reactor.callWhenRunning(begin)
+    reactor.run()
+    finish = finished[0] if finished else Finish(1)
+    if finish.error is not None:
+        failures.report(PROGRAM, finish.error)
+    return finish.exit_code
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _note_last(destination: Path) -> None:
+    """`msh` finds the identity published last; not being able to say so is no fault of the identity."""
+    path = paths.last_identity(os.environ)
+    line = f"{destination}\n"
+    try:
+        if path.exists() and path.read_text() == line:
+            return
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new = path.with_name(f".{path.name}.{os.getpid()}")
+        new.write_text(line)
+        new.replace(path)
+    except OSError:
+        pass

@@ -1,0 +1,271 @@
+"""The daemon's settings: flags over environment over a file over defaults."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from mezite.config import paths
+from mezite.core.duration import format_duration, parse_duration
+from mezite.core.request import TokenText
+from mezite.errors import InvalidInput, UsageError
+
+DEFAULT_PORT = 3025
+SYSTEM_CAS = "system"
+"""``--ca-file=system``: the publicly trusted CAs of this machine."""
+STDIN = "-"
+
+KEYS = (
+    "auth-server",
+    "join-token",
+    "join-token-file",
+    "destination",
+    "renewal-interval",
+    "certificate-ttl",
+    "one-shot",
+    "outputs",
+    "ca-pin",
+    "ca-file",
+    "control-socket",
+    "diag-addr",
+)
+_ALIASES = {"token": "join-token"}
+_ALTERNATIVES = (("join-token", "join-token-file"), ("ca-pin", "ca-file"))
+"""Of these a higher layer's one sets aside a lower layer's other one."""
+_PIN = re.compile(r"[0-9a-f]{32}")
+MAX_TOKEN_FILE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSource:
+    """Where the join token is to come from: the text itself, a file, or standard input (``-``)."""
+
+    text: str | None = field(default=None, repr=False)
+    file: Path | None = None
+    name: str = "--join-token"
+    """How the person gave it, for error lines."""
+
+    def read(self, read_stdin: Callable[[], str]) -> TokenText:
+        """Raises :class:`UsageError`, which never shows the secret part."""
+        text = self.text
+        if text == STDIN:
+            text = read_stdin()
+        elif self.file is not None:
+            try:
+                with self.file.open("rb") as file:
+                    text = file.read(MAX_TOKEN_FILE).decode("ascii", "replace")
+            except OSError as error:
+                raise UsageError(
+                    f"{self.name}: {self.file}: {error.strerror}; name a readable file with the join token"
+                ) from None
+        if not text or not text.strip():
+            raise UsageError(f"{self.name}: the join token is empty; is the secret set that it comes from?")
+        try:
+            return TokenText.from_text(text)
+        except InvalidInput as error:
+            raise UsageError(f"{self.name}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonConfig:
+    destination: Path
+    """Absolute."""
+    auth_server: tuple[str, int] | None = None
+    """Host and port; ``None``: the one that the state on disk remembers."""
+    token: TokenSource | None = None
+    renewal_interval: timedelta | None = None
+    certificate_ttl: timedelta | None = None
+    one_shot: bool = False
+    outputs: tuple[str, ...] = ("files",)
+    ca_pin: str | None = None
+    ca_file: Path | None = None
+    ca_system: bool = False
+    control_socket: Path | None = None
+    """``None``: ``.mezite/control.sock`` in the destination."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    value: Any = field(repr=False)
+    name: str
+    """As the person wrote it: ``--ca-pin``, ``MEZITE_CA_PIN``, ``FILE: ca-pin``."""
+
+    def fault(self, problem: str) -> UsageError:
+        return UsageError(f"{self.name}: {problem}")
+
+    def text(self) -> str:
+        if not isinstance(self.value, str) or not self.value or "\0" in self.value:
+            raise self.fault("expected a text that is not empty")
+        return self.value
+
+
+def load(flags: Mapping[str, Any], environ: Mapping[str, str], uid: int) -> DaemonConfig:
+    """The settings that *flags* (``config`` among them; ``None`` where not given) and
+    *environ* make; raises :class:`UsageError`."""
+    settings: dict[str, _Setting] = {}
+    file = flags.get("config") or environ.get("MEZITE_CONFIG")
+    if file:
+        _overlay(settings, _from_file(Path(file)))
+    _overlay(settings, _from_environment(environ))
+    _overlay(settings, _from_flags(flags))
+    return _config(settings, environ, uid)
+
+
+def _overlay(settings: dict[str, _Setting], layer: Mapping[str, _Setting]) -> None:
+    for first, second in _ALTERNATIVES:
+        if first in layer and second in layer:
+            raise layer[second].fault(f"given together with {layer[first].name}; give one of them")
+        if first in layer or second in layer:
+            settings.pop(first, None)
+            settings.pop(second, None)
+    settings.update(layer)
+
+
+def _from_flags(flags: Mapping[str, Any]) -> dict[str, _Setting]:
+    names = {flag.replace("_", "-"): value for flag, value in flags.items()}
+    return {key: _Setting(names[key], f"--{key}") for key in KEYS if names.get(key) is not None}
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, _Setting]:
+    """An empty variable counts as none: so do CI systems pass on what is not set."""
+    found: dict[str, _Setting] = {}
+    for key in (*KEYS, *_ALIASES):
+        name = "MEZITE_" + key.upper().replace("-", "_")
+        if environ.get(name):
+            target = _ALIASES.get(key, key)
+            if target in found:
+                raise UsageError(f"{name}: given together with {found[target].name}; give one of them")
+            found[target] = _Setting(environ[name], name)
+    return found
+
+
+def _from_file(path: Path) -> dict[str, _Setting]:
+    from mezite.config.reading import Section, read_yaml  # YAML takes time to load, and is seldom needed
+
+    section = Section.from_value(read_yaml(path), str(path))
+    found: dict[str, _Setting] = {}
+    for written in section.values:
+        key = written.replace("_", "-")
+        key = _ALIASES.get(key, key)
+        if key not in KEYS:
+            section.known([*KEYS, *_ALIASES, *(name.replace("-", "_") for name in KEYS)])
+        if key in found:
+            raise section.fault(written, f"given together with {found[key].name}; give one of them")
+        if section.values[written] is not None:
+            found[key] = _Setting(section.values[written], f"{path}: {written}")
+    return found
+
+
+def _config(settings: Mapping[str, _Setting], environ: Mapping[str, str], uid: int) -> DaemonConfig:
+    interval, ttl = _duration(settings, "renewal-interval"), _duration(settings, "certificate-ttl")
+    if interval is not None and ttl is not None and interval >= ttl:
+        raise settings["renewal-interval"].fault(
+            f"the renewal interval {format_duration(interval)} is not shorter than the certificate's "
+            f"TTL {format_duration(ttl)}; choose a shorter one"
+        )
+    if "diag-addr" in settings:
+        raise settings["diag-addr"].fault("this version has no diagnostics listener yet; leave it out")
+    ca_file = settings.get("ca-file")
+    ca_system = ca_file is not None and ca_file.value == SYSTEM_CAS
+    destination = settings.get("destination")
+    where = Path(destination.text()).expanduser() if destination else paths.identity_dir(environ, uid)
+    return DaemonConfig(
+        destination=where.absolute(),
+        auth_server=_address(settings.get("auth-server")),
+        token=_token(settings),
+        renewal_interval=interval,
+        certificate_ttl=ttl,
+        one_shot=_boolean(settings.get("one-shot")),
+        outputs=_outputs(settings.get("outputs")),
+        ca_pin=_pin(settings.get("ca-pin")),
+        ca_file=Path(ca_file.text()) if ca_file and not ca_system else None,
+        ca_system=ca_system,
+        control_socket=Path(settings["control-socket"].text()).absolute()
+        if "control-socket" in settings
+        else None,
+    )
+
+
+def _duration(settings: Mapping[str, _Setting], key: str) -> timedelta | None:
+    setting = settings.get(key)
+    if setting is None:
+        return None
+    try:
+        return parse_duration(setting.value)
+    except InvalidInput as error:
+        raise setting.fault(str(error)) from None
+
+
+def _address(setting: _Setting | None) -> tuple[str, int] | None:
+    if setting is None:
+        return None
+    try:
+        host, port = split_address(setting.text())
+    except InvalidInput as error:
+        raise setting.fault(str(error)) from None
+    if port == 0:
+        raise setting.fault("no server listens on port 0; write host:port")
+    return host, port
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Host and port of ``host``, ``host:port``, ``v6`` or ``[v6]:port``; the port is 3025 by default."""
+    match = re.fullmatch(r"\[([0-9A-Fa-f:.%a-z]+)\](?::(\d{1,5}))?|([^\s:/\"'\[\]]+)(?::(\d{1,5}))?", text)
+    if match is None and re.fullmatch(r"[0-9A-Fa-f.:]+", text) and text.count(":") > 1:
+        return text, DEFAULT_PORT
+    port = int((match.group(2) or match.group(4) or DEFAULT_PORT) if match else -1)
+    if match is None or port > 65535:
+        raise InvalidInput(f"{text!r} is not an address; write host:port, such as auth.example.com:3025")
+    return match.group(1) or match.group(3), port
+
+
+def _token(settings: Mapping[str, _Setting]) -> TokenSource | None:
+    if "join-token-file" in settings:
+        setting = settings["join-token-file"]
+        if setting.text() == STDIN:
+            return TokenSource(text=STDIN, name=setting.name)
+        return TokenSource(file=Path(setting.text()).absolute(), name=setting.name)
+    if "join-token" in settings:
+        setting = settings["join-token"]
+        if not isinstance(setting.value, str):
+            raise setting.fault("expected a text")
+        return TokenSource(text=setting.value, name=setting.name)
+    return None
+
+
+def _boolean(setting: _Setting | None) -> bool:
+    if setting is None:
+        return False
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    found = known.get(str(setting.value).lower())
+    if found is None:
+        raise setting.fault(f"expected true or false, found {setting.value!r}")
+    return found
+
+
+def _outputs(setting: _Setting | None) -> tuple[str, ...]:
+    if setting is None:
+        return ("files",)
+    value = setting.value
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise setting.fault("expected outputs separated by commas; files is the one there is")
+    chosen = tuple(dict.fromkeys(name.strip() for name in names))
+    for name in chosen:
+        if name == "agent":
+            raise setting.fault("the agent output does not exist yet; use files")
+        if name != "files":
+            raise setting.fault(f"unknown output {name!r}; files is the one there is")
+    return chosen
+
+
+def _pin(setting: _Setting | None) -> str | None:
+    if setting is None:
+        return None
+    if not _PIN.fullmatch(setting.text()):
+        raise setting.fault("expected 32 lower-case hex digits, as the last part of a join token")
+    return setting.text()

@@ -1,0 +1,266 @@
+"""Where an identity is published: all of its files at once, or none.
+
+``<destination>/sets/<n>/`` holds one set; ``current`` is a relative link to the
+newest, and ``ssh_key`` and the others are links into ``current/``.  One rename
+switches them all.  The set before stays for a grace time, for programs that
+have opened half of it, and is then removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import Protocol
+
+from mezite.errors import StateFailure, UsageError
+from mezite.identity.outputs import NAMES, Outputs, config_path
+from mezite.identity.state import sync_directory
+
+SETS = "sets"
+CURRENT = "current"
+GRACE = timedelta(seconds=60)
+
+_PROBE = ".probe"
+_PROBE_SIZE = 32 * 1024
+"""A set of files takes less."""
+
+
+class Destination(Protocol):
+    """Keeps one published set, and those before it for :data:`GRACE`."""
+
+    def check(self) -> None:
+        """Returns when a set could be written now; raises as :meth:`publish` does."""
+
+    def publish(self, outputs: Outputs, now: timedelta) -> bool:
+        """*outputs*, and nothing else, is what a reader finds from now on, also after a crash.
+
+        *now* is a monotonic time.  False when it was so already.  Raises
+        :class:`StateFailure` when it is not so (then the set before is what a
+        reader finds) and :class:`UsageError` when the place is not fit at all.
+        """
+
+    def tidy(self, now: timedelta) -> None:
+        """Sets that were replaced more than :data:`GRACE` before *now* are gone."""
+
+    def published(self) -> dict[str, bytes]:
+        """Name → content of what a reader finds."""
+
+
+class Directory:
+    """The destination in the file system."""
+
+    def __init__(self, path: Path) -> None:
+        config_path(str(path))
+        self.path = path
+        self._sets = path / SETS
+        self._replaced: dict[str, timedelta] = {}
+        """Name of a set → when it was replaced, or first seen to be."""
+
+    def prepare(self) -> None:
+        """The directory exists and is fit: ours to write, nothing foreign under our names."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except FileExistsError:
+            raise UsageError(f"the destination {self.path} is not a directory") from None
+        except NotADirectoryError:
+            raise UsageError(f"the destination {self.path} lies below a file") from None
+        except OSError as error:
+            raise self._failure("cannot make", error) from None
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise UsageError(f"the destination {self.path} is not writable; see to its owner and mode")
+        self._refuse_foreign()
+
+    def _refuse_foreign(self) -> None:
+        for name, target in self._links().items():
+            link = self.path / name
+            if os.path.lexists(link) and not (link.is_symlink() and _points(link, target)):
+                raise UsageError(
+                    f"{link} is there already and was not written by mezd; "
+                    "move it away or choose another --destination"
+                )
+        if os.path.lexists(self._sets) and (self._sets.is_symlink() or not self._sets.is_dir()):
+            raise UsageError(f"{self._sets} is no directory of mezd; move it away")
+
+    def _links(self) -> dict[str, str]:
+        return {CURRENT: SETS + "/", **{name: f"{CURRENT}/{name}" for name in NAMES}}
+
+    def check(self) -> None:
+        self.prepare()
+        probe = self.path / _PROBE
+        try:
+            try:
+                _write(probe, bytes(_PROBE_SIZE), 0o600)
+            finally:
+                probe.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._failure("cannot write to", error) from None
+
+    def current_set(self) -> Path | None:
+        """The directory of the published set, without links."""
+        try:
+            return self.path / (self.path / CURRENT).readlink()
+        except OSError:
+            return None
+
+    def published(self) -> dict[str, bytes]:
+        current = self.current_set()
+        if current is None:
+            return {}
+        return {name: (current / name).read_bytes() for name in NAMES if (current / name).exists()}
+
+    def publish(self, outputs: Outputs, now: timedelta) -> bool:
+        self.prepare()
+        try:
+            current = self.current_set()
+            if current is not None and self._holds(current, outputs):
+                self._link_names()
+                return False
+            self._publish(outputs)
+        except OSError as error:
+            raise self._failure("cannot write to", error) from None
+        if current is not None:
+            self._replaced[current.name] = now
+        return True
+
+    def _holds(self, directory: Path, outputs: Outputs) -> bool:
+        for name, (content, mode) in outputs.files(str(directory)).items():
+            path = directory / name
+            try:
+                if path.read_bytes() != content or os.lstat(path).st_mode & 0o777 != mode:
+                    return False
+            except OSError:
+                return False
+        return True
+
+    def _publish(self, outputs: Outputs) -> None:
+        self._sets.mkdir(mode=0o755, exist_ok=True)
+        number = max((int(name) for name in self._set_names()), default=0) + 1
+        final, new = self._sets / str(number), self._sets / f".new-{number}"
+        shutil.rmtree(new, ignore_errors=True)
+        try:
+            new.mkdir(mode=0o755)
+            for name, (content, mode) in outputs.files(str(final)).items():
+                _write(new / name, content, mode)
+            sync_directory(new)
+            new.rename(final)
+            sync_directory(self._sets)
+            self._switch(self.path / CURRENT, f"{SETS}/{number}")
+        except OSError:
+            shutil.rmtree(new, ignore_errors=True)
+            if self.current_set() != final:
+                shutil.rmtree(final, ignore_errors=True)
+            raise
+        self._link_names()
+
+    def _link_names(self) -> None:
+        for name in NAMES:
+            link, target = self.path / name, f"{CURRENT}/{name}"
+            if not link.is_symlink():
+                self._switch(link, target)
+        sync_directory(self.path)
+
+    def _switch(self, link: Path, target: str) -> None:
+        new = link.with_name(f".{link.name}.new")
+        new.unlink(missing_ok=True)
+        new.symlink_to(target)
+        new.rename(link)
+        sync_directory(self.path)
+
+    def _set_names(self) -> list[str]:
+        try:
+            return [path.name for path in self._sets.iterdir() if path.name.isdigit()]
+        except FileNotFoundError:
+            return []
+
+    def tidy(self, now: timedelta) -> None:
+        current = self.current_set()
+        for name in self._set_names():
+            if current is None or name == current.name:
+                continue
+            # One left by an earlier process: its grace time starts when it is first seen.
+            if now - self._replaced.setdefault(name, now) >= GRACE:
+                shutil.rmtree(self._sets / name, ignore_errors=True)
+                del self._replaced[name]
+
+    def clean_up(self, now: timedelta) -> None:
+        """What a crash left half written is gone; sets long replaced are counted as that."""
+        with contextlib.suppress(OSError):
+            for path in tuple(self._sets.glob(".new-*")):
+                shutil.rmtree(path, ignore_errors=True)
+        (self.path / _PROBE).unlink(missing_ok=True)
+        self.tidy(now)
+
+    def note_switched_before(self, ago: timedelta, now: timedelta) -> None:
+        """The published set has been current since *ago* before *now*, and the others replaced."""
+        current = self.current_set()
+        for name in self._set_names():
+            if current is not None and name != current.name:
+                self._replaced.setdefault(name, now - ago)
+
+    def switched_at_unix(self) -> float | None:
+        """When ``current`` was switched, by the file system's clock."""
+        try:
+            return os.lstat(self.path / CURRENT).st_mtime
+        except OSError:
+            return None
+
+    def _failure(self, what: str, error: OSError) -> StateFailure | UsageError:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return UsageError(
+                f"{what} the destination {self.path}: {error.strerror}; "
+                "see to its owner, mode and file system"
+            )
+        hint = "; make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        return StateFailure(f"{what} the destination {self.path}: {error.strerror}{hint}")
+
+
+class Memory:
+    """A destination that nobody reads, for tests and embedding; *room* can be taken away."""
+
+    def __init__(self) -> None:
+        self.has_room = True
+        self._files: dict[str, bytes] = {}
+        self.replaced: list[tuple[timedelta, dict[str, bytes]]] = []
+
+    def check(self) -> None:
+        if not self.has_room:
+            raise StateFailure("cannot write to memory: no room; make room there")
+
+    def publish(self, outputs: Outputs, now: timedelta) -> bool:
+        files = {name: content for name, (content, _) in outputs.files("/memory").items()}
+        if files == self._files:
+            return False
+        self.check()
+        if self._files:
+            self.replaced.append((now, self._files))
+        self._files = files
+        return True
+
+    def tidy(self, now: timedelta) -> None:
+        self.replaced = [(since, files) for since, files in self.replaced if now - since < GRACE]
+
+    def published(self) -> dict[str, bytes]:
+        return dict(self._files)
+
+
+def _points(link: Path, target: str) -> bool:
+    found = str(link.readlink())
+    return found.startswith(target) if target.endswith("/") else found == target
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    """A new file with *content*, on the disk; the mode is exact whatever the umask."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, mode)
+        with memoryview(content) as view:
+            written = 0
+            while written < len(content):
+                written += os.write(descriptor, view[written:])
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

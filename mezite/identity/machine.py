@@ -1,0 +1,516 @@
+"""The daemon's behaviour: (state, event) → (state, actions), without I/O, clock or chance.
+
+The promises that the table keeps (docs/protocol.md, "The client"):
+
+- A generation, and a token, is asked for with one set of keys, on the disk
+  before the first request, and never with others, whatever the answer.
+- A new identity is on the disk before it is published; publishing is done
+  again from the disk at every start.
+- A token is redeemed only where there is no identity, or after the server has
+  answered the one there is with a reason of the class `rejoin` or `stop`, and
+  never one that this directory's identity came from.
+
+Every action that can fail answers with an event; `step` wants them one after
+another.  An event that the table does not name in a phase changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from enum import Enum
+from typing import Any
+
+from mezite.core.lifetime import retry_delay
+from mezite.core.request import JoinRequest, RenewRequest, TokenText, Wishes
+from mezite.errors import InvalidInput, MeziteError, Reason, ReasonClass, Refused, UsageError
+from mezite.identity.answers import accept
+from mezite.identity.events import (
+    Action,
+    Answered,
+    Ask,
+    CheckDestination,
+    DestinationReady,
+    DestinationUnfit,
+    Due,
+    Event,
+    Finish,
+    KeysMade,
+    MakeKeys,
+    Moment,
+    Publish,
+    Published,
+    PublishFailed,
+    RenewNow,
+    Save,
+    Saved,
+    SaveFailed,
+    Start,
+    Stop,
+    TellIssued,
+    TellTrouble,
+    Tick,
+    Unanswered,
+    Untrusted,
+    WasRefused,
+)
+from mezite.identity.records import Durable, GenerationKeys, Held
+
+DONE, AGAIN, USAGE, REFUSED = 0, 1, 2, 3
+"""Exit codes: done; failed and worth another try; usage; refused."""
+
+PATIENCE = timedelta(seconds=15)
+"""So long a one-shot run goes on asking a server that does not answer."""
+MAX_PROOFS = 3
+"""Nonces answered in a row; a server that wants more is as good as silent."""
+
+_SECOND = timedelta(seconds=1)
+_CEILING = timedelta(minutes=5)
+_CEILING_AFTER_END = timedelta(minutes=1)
+_SHORTEST = _SECOND / 2
+_REFUSAL_HEAD_START = 3
+"""A refusal is an answer: the next question waits as if so many had failed before."""
+
+ENDS_LINEAGE = frozenset(
+    {Reason.GENERATION_MISMATCH, Reason.BOT_GONE, Reason.BAD_PROOF, Reason.INSTANCE_UNKNOWN}
+)
+"""A daemon ends on these; on any other refusal of a renewal it holds on."""
+ENDS_JOIN = ENDS_LINEAGE | {
+    Reason.TOKEN_UNKNOWN,
+    Reason.TOKEN_EXPIRED,
+    Reason.TOKEN_USED,
+    Reason.TOKEN_ROTATED,
+    Reason.INVALID_REQUEST,
+}
+SERVER_TROUBLE = frozenset({Reason.UNAVAILABLE, Reason.SERVER_CLOCK})
+"""Refusals that say nothing about the machine: as good as no answer."""
+
+
+class Phase(Enum):
+    EMPTY = "empty"
+    """Not started."""
+    PREPARING = "preparing"
+    """Keys are being made and saved, or the destination looked at; nothing is sent yet."""
+    JOINING = "joining"
+    """A token is being redeemed."""
+    RENEWING = "renewing"
+    """The next generation has been asked for."""
+    PROVING = "proving"
+    """The same, once more over the server's nonce."""
+    KEEPING = "keeping"
+    """An answer is being saved."""
+    PUBLISHING = "publishing"
+    """The destination is being written."""
+    HOLDING = "holding"
+    """Nothing is due."""
+    WAITING = "waiting"
+    """The last attempt failed; the next one is due later."""
+    ENDED = "ended"
+
+
+class Purpose(Enum):
+    """What an attempt is for."""
+
+    JOIN = "join"
+    RENEW = "renew"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the person who started the daemon asked for."""
+
+    token: TokenText | None = None
+    one_shot: bool = False
+    ttl: timedelta | None = None
+    interval: timedelta | None = None
+    server: str = ""
+    """The auth server's address (``host:port``)."""
+    host: str = ""
+    boot_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    options: Options
+    durable: Durable
+    """What is on the disk."""
+    phase: Phase = Phase.EMPTY
+    purpose: Purpose = Purpose.RENEW
+    unsaved: Durable | None = None
+    """What a :class:`Save` under way puts there."""
+    request: JoinRequest | RenewRequest | None = None
+    """The one under way: a nonce is answered by these very bytes."""
+    proofs: int = 0
+    is_new: bool = False
+    """The identity held was given in this run."""
+    untold: bool = False
+    """It has not been told of yet."""
+    expires: Due | None = None
+    """The end of the certificate held."""
+    renew_due: Due | None = None
+    retry_due: Due | None = None
+    failures: int = 0
+    publish_due: Due | None = None
+    publish_failures: int = 0
+    give_up: Due | None = None
+    """When a one-shot run stops asking."""
+    trouble: MeziteError | None = None
+    """Why the last attempt failed; ``None`` after one that did not."""
+    refusal: Refused | None = None
+    """Why the lineage is over for which a token is now redeemed."""
+
+
+Outcome = tuple[State, tuple[Action, ...]]
+
+
+def step(state: State, event: Event, now: Moment) -> Outcome:
+    """The state after *event*, and what is to be done."""
+    if isinstance(event, Stop) and state.phase is not Phase.ENDED:
+        return replace(state, phase=Phase.ENDED), (Finish(DONE),)
+    transition = TABLE.get((state.phase, type(event)))
+    return (state, ()) if transition is None else transition(state, event, now)
+
+
+# --- starting, and what is due -------------------------------------------------------------
+
+
+def _start(state: State, event: Start, now: Moment) -> Outcome:
+    state = replace(state, give_up=Due.after(PATIENCE, now))
+    held = state.durable.held
+    if held is None:
+        if state.options.token is None:
+            return _finish(state, USAGE, UsageError(
+                "there is no identity here yet; give the --join-token that `mezctl bots add` printed"
+            ))
+        return _attempt(state, Purpose.JOIN, now)
+    age = now.wall - held.received_at
+    renew_in = _renew_in(held) - age
+    asked_as_now = (held.asked_ttl, held.asked_interval) == (state.options.ttl, state.options.interval)
+    if age < timedelta(0) or state.durable.pending is not None or not asked_as_now:
+        renew_in = timedelta(0)
+    state = replace(
+        state,
+        phase=Phase.PUBLISHING,
+        expires=Due.after(held.ttl - max(age, timedelta(0)), now),
+        renew_due=Due.after(renew_in, now),
+    )
+    return state, (Publish(held),)
+
+
+def _tick(state: State, event: Tick, now: Moment) -> Outcome:
+    if state.phase is Phase.WAITING and _reached(state.retry_due, now):
+        return _attempt(state, state.purpose, now)
+    if state.phase is Phase.HOLDING and _reached(state.renew_due, now):
+        return _attempt(state, Purpose.RENEW, now)
+    if _reached(state.publish_due, now) and state.durable.held is not None:
+        return replace(state, phase=Phase.PUBLISHING), (Publish(state.durable.held),)
+    return state, ()
+
+
+def _reached(due: Due | None, now: Moment) -> bool:
+    return due is not None and due.reached(now)
+
+
+def _renew_now(state: State, event: RenewNow, now: Moment) -> Outcome:
+    return _attempt(state, Purpose.RENEW if state.phase is Phase.HOLDING else state.purpose, now)
+
+
+# --- one attempt: keys, saved, checked, sent -----------------------------------------------
+
+
+def _attempt(state: State, purpose: Purpose, now: Moment) -> Outcome:
+    state = replace(state, phase=Phase.PREPARING, purpose=purpose, retry_due=None, proofs=0, request=None)
+    if _keys(state) is None:
+        return state, (MakeKeys(),)
+    return _prepared(state, now)
+
+
+def _keys(state: State) -> GenerationKeys | None:
+    if state.purpose is Purpose.RENEW:
+        return state.durable.pending
+    assert state.options.token is not None
+    return state.durable.join_keys(state.options.token.id)
+
+
+def _keys_made(state: State, event: KeysMade, now: Moment) -> Outcome:
+    if _keys(state) is not None or state.unsaved is not None:
+        return state, ()
+    if state.purpose is Purpose.RENEW:
+        unsaved = replace(state.durable, pending=event.keys)
+    else:
+        assert state.options.token is not None
+        unsaved = state.durable.with_join(state.options.token.id, event.keys)
+    return replace(state, unsaved=unsaved), (Save(unsaved),)
+
+
+def _keys_saved(state: State, event: Saved, now: Moment) -> Outcome:
+    assert state.unsaved is not None
+    return _prepared(replace(state, durable=state.unsaved, unsaved=None), now)
+
+
+def _prepared(state: State, now: Moment) -> Outcome:
+    """The keys are on the disk.  A join also wants to know where the identity will go."""
+    if state.purpose is Purpose.JOIN:
+        return state, (CheckDestination(),)
+    return _send(state, now)
+
+
+def _destination_ready(state: State, event: DestinationReady, now: Moment) -> Outcome:
+    return _send(state, now)
+
+
+def _not_prepared(state: State, event: SaveFailed | DestinationUnfit, now: Moment) -> Outcome:
+    state = replace(state, unsaved=None)
+    if state.options.one_shot:
+        return _finish(state, _local_exit_code(event.error), event.error)
+    return _wait(state, event.error, now)
+
+
+def _local_exit_code(error: MeziteError) -> int:
+    return USAGE if isinstance(error, UsageError) else AGAIN
+
+
+def _send(state: State, now: Moment) -> Outcome:
+    keys, options, held = _keys(state), state.options, state.durable.held
+    assert keys is not None
+    wishes = Wishes(options.ttl, options.interval, now.wall, options.host, options.boot_id)
+    request: JoinRequest | RenewRequest
+    if state.purpose is Purpose.JOIN:
+        assert options.token is not None
+        request = JoinRequest(
+            options.token.id, options.token.secret, keys.lineage.public, keys.ssh_keys(), wishes
+        )
+    else:
+        assert held is not None
+        request = RenewRequest(
+            instance_id=held.instance_id,
+            generation=held.generation,
+            lineage_key=held.keys.lineage.public,
+            certificate=held.certificates[0],
+            new_lineage_key=keys.lineage.public,
+            ssh_keys=keys.ssh_keys(),
+            wishes=wishes,
+        )
+    phase = Phase.JOINING if state.purpose is Purpose.JOIN else Phase.RENEWING
+    return _ask(replace(state, phase=phase, request=request), b"")
+
+
+def _ask(state: State, nonce: bytes) -> Outcome:
+    held, keys = state.durable.held, _keys(state)
+    assert state.request is not None
+    assert keys is not None
+    if state.purpose is Purpose.JOIN:
+        signer = keys.lineage
+    else:
+        assert held is not None
+        signer = held.keys.lineage
+    return state, (Ask(state.request, signer.private_pem, nonce),)
+
+
+# --- answers -------------------------------------------------------------------------------
+
+
+def _answered(state: State, event: Answered, now: Moment) -> Outcome:
+    durable, keys = state.durable, _keys(state)
+    assert state.request is not None
+    assert keys is not None
+    known = durable.held if state.purpose is Purpose.RENEW else None
+    try:
+        held = accept(
+            event.issued,
+            state.request,
+            keys,
+            cluster_uuid=known.trust.cluster_uuid if known else None,
+            received_at=now.wall,
+        )
+    except InvalidInput as error:
+        return _unanswered(state, Unanswered(InvalidInput(f"the server's answer is invalid: {error}")), now)
+    if state.purpose is Purpose.JOIN:
+        assert state.options.token is not None
+        unsaved = durable.joined(held, state.options.token.id)
+    else:
+        unsaved = durable.renewed(held)
+    unsaved = replace(unsaved, server=state.options.server)
+    return replace(state, phase=Phase.KEEPING, unsaved=unsaved, request=None), (Save(unsaved),)
+
+
+def _kept(state: State, event: Saved, now: Moment) -> Outcome:
+    assert state.unsaved is not None
+    assert state.unsaved.held is not None
+    held = state.unsaved.held
+    late = max(timedelta(0), now.wall - held.received_at)
+    state = replace(
+        state,
+        phase=Phase.PUBLISHING,
+        durable=state.unsaved,
+        unsaved=None,
+        is_new=True,
+        untold=True,
+        expires=Due.after(held.ttl - late, now),
+        renew_due=Due.after(max(_renew_in(held) - late, _SHORTEST), now),
+        failures=0,
+        trouble=None,
+        refusal=None,
+    )
+    return state, (Publish(held),)
+
+
+def _renew_in(held: Held) -> timedelta:
+    """The server says when, unless that is never in time."""
+    return held.renew_after if held.renew_after < held.ttl else held.ttl / 2
+
+
+def _not_kept(state: State, event: SaveFailed, now: Moment) -> Outcome:
+    """The answer is lost, as if it had never come; the same keys get it again."""
+    return _not_prepared(state, event, now)
+
+
+def _refused(state: State, event: WasRefused, now: Moment) -> Outcome:
+    error, reason = event.error, event.error.reason
+    if reason is Reason.PROVE and state.proofs < MAX_PROOFS:
+        return _ask(replace(state, phase=Phase.PROVING, proofs=state.proofs + 1), error.nonce)
+    if reason is Reason.INTERVAL_TOO_LONG and (state.options.one_shot or not _has_been_granted(state)):
+        return _finish(state, USAGE, error)
+    if (
+        state.purpose is Purpose.RENEW
+        and reason.reason_class in (ReasonClass.REJOIN, ReasonClass.STOP)
+        and reason is not Reason.INTERVAL_TOO_LONG
+        and _has_unseen_token(state)
+    ):
+        return _attempt(replace(state, refusal=error, failures=0), Purpose.JOIN, now)
+    if state.options.one_shot:
+        if reason in SERVER_TROUBLE:
+            return _wait(state, error, now)
+        return _finish(state, REFUSED, error)
+    ends = ENDS_JOIN if state.purpose is Purpose.JOIN else ENDS_LINEAGE
+    if reason in ends:
+        return _finish(state, REFUSED, error)
+    return _wait(state, error, now)
+
+
+def _has_been_granted(state: State) -> bool:
+    """The same interval and TTL were good for the identity held: a role has changed
+    since, and may change back."""
+    held, options = state.durable.held, state.options
+    return held is not None and (held.asked_ttl, held.asked_interval) == (options.ttl, options.interval)
+
+
+def _has_unseen_token(state: State) -> bool:
+    token = state.options.token
+    return token is not None and token.id not in state.durable.redeemed
+
+
+def _unanswered(state: State, event: Unanswered, now: Moment) -> Outcome:
+    return _wait(state, event.error, now)
+
+
+def _untrusted(state: State, event: Untrusted, now: Moment) -> Outcome:
+    """With an identity in hand it may pass (a captive network, a wrong route);
+    without one, the address or the pin is wrong."""
+    if state.options.one_shot or state.durable.held is None:
+        return _finish(state, REFUSED, event.error)
+    return _wait(state, event.error, now)
+
+
+def _wait(state: State, error: MeziteError, now: Moment) -> Outcome:
+    failures = state.failures + 1
+    is_answer = isinstance(error, Refused) and error.reason not in SERVER_TROUBLE
+    delay = retry_delay(
+        failures + (_REFUSAL_HEAD_START if is_answer else 0), now.chance, _ceiling(state, is_answer, now)
+    )
+    if state.options.one_shot and (state.give_up is None or state.give_up.left(now) <= delay):
+        return _finish(state, AGAIN, error)
+    state = replace(
+        state,
+        phase=Phase.WAITING,
+        request=None,
+        failures=failures,
+        retry_due=Due.after(delay, now),
+        trouble=error,
+    )
+    return state, (TellTrouble(error, delay),)
+
+
+def _ceiling(state: State, is_answer: bool, now: Moment) -> timedelta:
+    """The longest wait: a fifth of what is left of the certificate, so that
+    there are tries before it ends; when it has ended, every minute counts."""
+    held = state.durable.held
+    if held is None or state.expires is None:
+        return _CEILING_AFTER_END
+    if is_answer:
+        return max(_SECOND, min(_CEILING, held.ttl / 2))
+    left = state.expires.left(now)
+    return max(_SECOND, min(_CEILING, left / 5)) if left else _CEILING_AFTER_END
+
+
+# --- publishing ----------------------------------------------------------------------------
+
+
+def _published(state: State, event: Published, now: Moment) -> Outcome:
+    state = replace(state, publish_due=None, publish_failures=0)
+    state, actions = _after_publishing(state, now)
+    if state.options.one_shot and state.is_new:
+        return replace(state, phase=Phase.ENDED), (*actions, Finish(DONE))
+    return state, actions
+
+
+def _after_publishing(state: State, now: Moment) -> Outcome:
+    held = state.durable.held
+    assert held is not None
+    assert state.renew_due is not None
+    told: tuple[Action, ...] = ()
+    if state.untold:
+        told = (TellIssued(held, held.generation == 1, state.renew_due.left(now)),)
+        state = replace(state, untold=False)
+    if state.retry_due is not None:
+        return replace(state, phase=Phase.WAITING), told
+    if state.options.one_shot and not state.is_new:
+        state, actions = _attempt(state, Purpose.RENEW, now)
+        return state, (*told, *actions)
+    return replace(state, phase=Phase.HOLDING), told
+
+
+def _publish_failed(state: State, event: PublishFailed, now: Moment) -> Outcome:
+    if state.options.one_shot:
+        return _finish(state, _local_exit_code(event.error), event.error)
+    failures = state.publish_failures + 1
+    delay = retry_delay(failures, now.chance, _CEILING_AFTER_END)
+    state = replace(state, publish_failures=failures, publish_due=Due.after(delay, now))
+    trouble = TellTrouble(event.error, delay)
+    phase = Phase.HOLDING if state.retry_due is None else Phase.WAITING
+    return replace(state, phase=phase), (trouble,)
+
+
+def _finish(state: State, exit_code: int, error: MeziteError) -> Outcome:
+    return replace(state, phase=Phase.ENDED, trouble=error), (Finish(exit_code, error),)
+
+
+Transition = Callable[[State, Any, Moment], Outcome]
+
+_ASKING: dict[type[Event], Transition] = {
+    Answered: _answered,
+    WasRefused: _refused,
+    Unanswered: _unanswered,
+    Untrusted: _untrusted,
+}
+
+TABLE: dict[tuple[Phase, type[Event]], Transition] = {
+    (Phase.EMPTY, Start): _start,
+    (Phase.PREPARING, KeysMade): _keys_made,
+    (Phase.PREPARING, Saved): _keys_saved,
+    (Phase.PREPARING, SaveFailed): _not_prepared,
+    (Phase.PREPARING, DestinationReady): _destination_ready,
+    (Phase.PREPARING, DestinationUnfit): _not_prepared,
+    **{(Phase.JOINING, event): transition for event, transition in _ASKING.items()},
+    **{(Phase.RENEWING, event): transition for event, transition in _ASKING.items()},
+    **{(Phase.PROVING, event): transition for event, transition in _ASKING.items()},
+    (Phase.KEEPING, Saved): _kept,
+    (Phase.KEEPING, SaveFailed): _not_kept,
+    (Phase.PUBLISHING, Published): _published,
+    (Phase.PUBLISHING, PublishFailed): _publish_failed,
+    (Phase.HOLDING, Tick): _tick,
+    (Phase.HOLDING, RenewNow): _renew_now,
+    (Phase.WAITING, Tick): _tick,
+    (Phase.WAITING, RenewNow): _renew_now,
+}

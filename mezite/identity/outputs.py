@@ -1,0 +1,102 @@
+"""What an identity looks like as files: their bytes, for one place they will lie at."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mezite.certs import keys, ssh
+from mezite.core.model import Node
+from mezite.errors import UsageError
+from mezite.identity.records import Held
+
+SSH_KEY = "ssh_key"
+CERTIFICATE = "ssh_key-cert.pub"
+KNOWN_HOSTS = "known_hosts"
+SSH_CONFIG = "ssh_config"
+NAMES = (SSH_KEY, CERTIFICATE, KNOWN_HOSTS, SSH_CONFIG)
+
+_NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_PORT = re.compile(r"[0-9]{1,5}")
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,254}|::[A-Fa-f0-9:]{0,40}")
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """One set of files, to be published together."""
+
+    ssh_key: bytes = field(repr=False)
+    certificate: bytes
+    known_hosts: bytes
+    nodes: tuple[Node, ...]
+
+    @classmethod
+    def from_held(cls, held: Held) -> Outputs:
+        comment = f"{held.bot}/{held.instance_id}/{held.generation}"
+        private = keys.private_from_pem(held.keys.ssh[0].pair.private_pem, None)
+        return cls(
+            ssh_key=keys.private_to_openssh(private, comment),
+            certificate=ssh.certificate_line(held.certificates[0], comment).encode() + b"\n",
+            known_hosts=known_hosts(held.trust.host_cas),
+            nodes=held.trust.nodes,
+        )
+
+    def files(self, directory: str) -> dict[str, tuple[bytes, int]]:
+        """Name → content and mode of the files that lie in *directory*."""
+        return {
+            SSH_KEY: (self.ssh_key, 0o600),
+            CERTIFICATE: (self.certificate, 0o644),
+            KNOWN_HOSTS: (self.known_hosts, 0o644),
+            SSH_CONFIG: (ssh_config(directory, self.nodes), 0o644),
+        }
+
+
+def known_hosts(host_cas: Sequence[bytes]) -> bytes:
+    """``@cert-authority`` lines (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT): any host with their certificate."""
+    return "".join(f"@cert-authority * {keys.public_line(blob)}\n" for blob in host_cas).encode()
+
+
+def ssh_config(directory: str, nodes: Sequence[Node]) -> bytes:
+    """A configuration for ``ssh -F`` with the files in *directory*.
+
+    The paths in it are those of one set, so that a key is never read beside
+    the certificate of another.  ssh takes the first value it finds: the known
+    nodes come before ``Host *``.  Nodes that ssh_config cannot express are left out.
+    """
+    quoted = config_path(directory)
+    lines = ["# Written by mezd for one identity set; a renewal writes a new one."]
+    for node in nodes:
+        host, _, port = node.address.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not (_NODE_NAME.fullmatch(node.name) and _HOST.fullmatch(host) and _PORT.fullmatch(port)):
+            continue
+        lines += [
+            f"Host {node.name}",
+            f"    HostName {host}",
+            f"    Port {port}",
+            f"    HostKeyAlias {node.name}",
+        ]
+    lines += [
+        "Host *",
+        f'    IdentityFile "{quoted}/{SSH_KEY}"',
+        f'    CertificateFile "{quoted}/{CERTIFICATE}"',
+        f'    UserKnownHostsFile "{quoted}/{KNOWN_HOSTS}"',
+        "    IdentitiesOnly yes",
+        "    StrictHostKeyChecking yes",
+    ]
+    return "\n".join(lines).encode() + b"\n"
+
+
+def config_path(path: str) -> str:
+    """*path* as it goes between double quotes in ssh_config, where ``%`` starts a token.
+
+    Raises :class:`UsageError` for what ssh would read otherwise: quotes,
+    backslashes, control characters, ``${``.
+    """
+    if any(char in '"\\' or not char.isprintable() for char in path) or "${" in path:
+        raise UsageError(
+            f"the destination {path!r} holds characters that ssh cannot take in a file name "
+            "(quotes, backslashes, ${ or control characters); choose another one"
+        )
+    return path.replace("%", "%%")

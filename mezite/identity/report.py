@@ -1,0 +1,102 @@
+"""What the daemon tells a person: its status, and a way out of each trouble."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from mezite.certs import keys
+from mezite.core.duration import format_duration
+from mezite.errors import MeziteError, Reason, Refused, Unreachable, UntrustedServer
+from mezite.identity.events import Moment
+from mezite.identity.machine import Phase, State
+
+_REMEDIES: dict[Reason, str] = {
+    Reason.LOCKED: "an operator has locked it; it goes on by itself once unlocked",
+    Reason.ROLE_GONE: "an operator has to restore the role; it goes on by itself then",
+    Reason.ROLE_UNFIT: "an operator has to change the role; it goes on by itself then",
+    Reason.NO_LOGINS: "an operator has to allow a login; it goes on by itself then",
+    Reason.EXPIRED: "an operator runs `mezctl instances recover ID`, or give a new join token",
+    Reason.GENERATION_MISMATCH: "this identity was used twice; find out by whom, then give a new join token",
+    Reason.BOT_GONE: "the bot has been removed; give a join token of another one",
+    Reason.BAD_PROOF: "the server cannot verify this identity; give a new join token",
+    Reason.INSTANCE_UNKNOWN: "the server does not know this identity; give a new join token",
+    Reason.INTERVAL_TOO_LONG: "choose a --renewal-interval shorter than the certificate's TTL",
+    Reason.CLOCK_SKEW: "set this machine's clock right",
+    Reason.SERVER_CLOCK: "set the server's clock right; it goes on by itself then",
+}
+
+
+def remedy(error: MeziteError) -> str:
+    """What helps against *error*; empty where its own message says so."""
+    if isinstance(error, Refused):
+        return _REMEDIES.get(error.reason, "")
+    if isinstance(error, UntrustedServer):
+        return "check --auth-server, and the token, --ca-pin or --ca-file"
+    if isinstance(error, Unreachable):
+        return "it goes on trying by itself"
+    return ""
+
+
+def error_line(error: MeziteError) -> str:
+    """*error* with its stable code, which refusals must show literally."""
+    text = str(error)
+    return f"{error.code}: {text}" if isinstance(error, Refused) and error.code not in text else text
+
+
+def status(state: State, *, destination: str, server: str, now: Moment) -> dict[str, Any]:
+    """The daemon as JSON: no secret in it."""
+    held = state.durable.held
+    trouble = state.trouble
+    next_due = state.retry_due if state.phase is Phase.WAITING else state.renew_due
+    document: dict[str, Any] = {
+        "state": state.phase.value,
+        "destination": destination,
+        "server": server,
+        "outputs": ["files"],
+        "published": held is not None and state.publish_due is None,
+        "next_attempt_in_seconds": None if next_due is None else _seconds(next_due.left(now)),
+        "last_error": None if trouble is None else {
+            "code": trouble.code, "message": str(trouble), "remedy": remedy(trouble)
+        },
+        "identity": None,
+    }
+    if held is not None:
+        document["identity"] = {
+            "bot": held.bot,
+            "instance": held.instance_id,
+            "generation": held.generation,
+            "cluster": held.trust.cluster_name,
+            "principals": list(held.principals),
+            "roles": list(held.roles),
+            "lineage_key": keys.fingerprint(held.keys.lineage.public),
+            "valid_before": text_time(datetime.fromtimestamp(held.valid_before_unix, UTC)),
+            "seconds_left": 0 if state.expires is None else _seconds(state.expires.left(now)),
+            "received_at": text_time(held.received_at),
+            "clock_skew_seconds": round(held.skew.total_seconds(), 1),
+        }
+    return document
+
+
+def _seconds(duration: timedelta) -> float:
+    return round(duration.total_seconds(), 1)
+
+
+def text_time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def issued_lines(state: State, *, joined: bool, destination: str, now: Moment) -> list[str]:
+    """What is told of an identity that has just come."""
+    held = state.durable.held
+    assert held is not None
+    until = text_time(datetime.fromtimestamp(held.valid_before_unix, UTC))
+    logins = ", ".join(held.principals)
+    verb = "joined" if joined else "renewed"
+    lines = [
+        f"{verb} as bot {held.bot}, instance {held.instance_id}, generation {held.generation}",
+        f"certificate for {logins} valid until {until} ({format_duration(held.ttl)})",
+    ]
+    if joined:
+        lines.append(f"wrote ssh_key, ssh_key-cert.pub, known_hosts and ssh_config to {destination}")
+    return lines

@@ -1,0 +1,278 @@
+"""The daemon as a Twisted service: performs what the machine wants, and tells it what came of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mezite.certs import keys
+from mezite.core.duration import format_duration
+from mezite.core.request import Issued
+from mezite.errors import MeziteError, Refused, Unreachable, UntrustedServer
+from mezite.identity import report
+from mezite.identity.destination import Destination
+from mezite.identity.events import (
+    Action,
+    Answered,
+    Ask,
+    CheckDestination,
+    DestinationReady,
+    DestinationUnfit,
+    Event,
+    Finish,
+    KeysMade,
+    MakeKeys,
+    Moment,
+    Publish,
+    Published,
+    PublishFailed,
+    RenewNow,
+    Save,
+    Saved,
+    SaveFailed,
+    Start,
+    Stop,
+    TellIssued,
+    TellTrouble,
+    Tick,
+    Unanswered,
+    Untrusted,
+    WasRefused,
+)
+from mezite.identity.machine import Options, Phase, State, step
+from mezite.identity.outputs import Outputs
+from mezite.identity.records import Durable, GenerationKeys, Held, KeyPair, SshPair
+from mezite.identity.remote import Known, Remote
+from mezite.identity.state import StateFile
+
+TICK = timedelta(milliseconds=500)
+OUTPUT = "default"
+
+
+def make_keys() -> GenerationKeys:
+    """New keys for one generation: P-256, a lineage key and one SSH key."""
+    return GenerationKeys(_new_pair(), (SshPair(OUTPUT, _new_pair()),))
+
+
+def _new_pair() -> KeyPair:
+    key = keys.generate_key()
+    return KeyPair(keys.private_to_pem(key, None), keys.public_blob(key))
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Where time and chance come from."""
+
+    monotonic: Callable[[], float]
+    """Seconds."""
+    wall: Callable[[], float]
+    """Seconds since the epoch."""
+    chance: Callable[[], float]
+
+    def moment(self) -> Moment:
+        return Moment(
+            timedelta(seconds=self.monotonic()),
+            datetime.fromtimestamp(self.wall(), UTC),
+            self.chance(),
+        )
+
+
+class IdentityService(Service):
+    """Runs one identity until it ends or is stopped.
+
+    ``ended`` fires once with the :class:`Finish` that says how.  *durable* is
+    what *state_file* has loaded; *published* is called after each publishing.
+    The caller holds the destination's lock.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        reactor: Any,
+        clocks: Clocks,
+        options: Options,
+        durable: Durable,
+        state_file: StateFile,
+        destination: Destination,
+        where: str,
+        remote: Remote,
+        published: Callable[[], None],
+    ) -> None:
+        self.ended: Deferred[Finish] = Deferred()
+        self.state = State(options, durable)
+        self._clocks = clocks
+        self._state_file = state_file
+        self._destination = destination
+        self._where = where
+        self._remote = remote
+        self._published = published
+        self._events: deque[Event] = deque()
+        self._stepping = False
+        self._asking: Deferred[Issued] | None = None
+        self._waiting: list[Deferred[dict[str, Any]]] = []
+        self._loop = LoopingCall(self._tick)
+        self._loop.clock = reactor
+
+    def startService(self) -> None:
+        super().startService()
+        self._feed(Start())
+        if self.state.phase is not Phase.ENDED:
+            self._loop.start(TICK.total_seconds(), now=False).addErrback(self._broken)
+
+    def stopService(self) -> None:
+        super().stopService()
+        self._feed(Stop())
+        if self._loop.running:
+            self._loop.stop()
+        if self._asking is not None:
+            self._asking.cancel()
+
+    def status(self) -> dict[str, Any]:
+        return report.status(
+            self.state, destination=self._where, server=self._remote.address, now=self._clocks.moment()
+        )
+
+    def renew(self) -> Deferred[dict[str, Any]]:
+        """Fires with the status after a renewal that begins now, or is under way; fails as it does."""
+        waiting: Deferred[dict[str, Any]] = Deferred()
+        if self.state.phase is Phase.ENDED:
+            waiting.errback(Unreachable("the daemon is ending"))
+            return waiting
+        self._waiting.append(waiting)
+        self._feed(RenewNow())
+        return waiting
+
+    # --- the machine's part ----------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._destination.tidy(self._clocks.moment().monotonic)
+        self._feed(Tick())
+
+    def _broken(self, failure: Failure) -> None:
+        self._log.failure("the daemon broke", failure)
+        self._end(Finish(1))
+
+    def _feed(self, event: Event) -> None:
+        """Steps the machine; what actions answer at once is fed after the step, in order."""
+        self._events.append(event)
+        if self._stepping:
+            return
+        self._stepping = True
+        try:
+            while self._events:
+                self.state, actions = step(self.state, self._events.popleft(), self._clocks.moment())
+                for action in actions:
+                    self._perform(action)
+        finally:
+            self._stepping = False
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case MakeKeys():
+                self._events.append(KeysMade(make_keys()))
+            case Save(durable):
+                self._events.append(self._try(Saved(), SaveFailed, lambda: self._state_file.save(durable)))
+            case CheckDestination():
+                self._events.append(
+                    self._try(DestinationReady(), DestinationUnfit, self._destination.check)
+                )
+            case Publish(held):
+                self._events.append(self._try(Published(), PublishFailed, lambda: self._publish(held)))
+            case Ask():
+                self._ask(action)
+            case TellIssued():
+                self._tell_issued(action)
+            case TellTrouble(error, retry_in):
+                self._log.warn(
+                    "{error}; next try in {retry_in}",
+                    error=report.error_line(error), retry_in=_rounded(retry_in),
+                )
+                self._settle(error)
+            case Finish():
+                self._end(action)
+
+    def _publish(self, held: Held) -> None:
+        self._destination.publish(Outputs.from_held(held), self._clocks.moment().monotonic)
+        self._published()
+
+    def _try(
+        self, done: Event, failed: Callable[[MeziteError], Event], action: Callable[[], object]
+    ) -> Event:
+        try:
+            action()
+        except MeziteError as error:
+            return failed(error)
+        return done
+
+    def _ask(self, action: Ask) -> None:
+        key = keys.private_from_pem(action.signer_pem, None)
+        durable, token = self.state.durable, self.state.options.token
+        known = Known(
+            trust=durable.held.trust if durable.held is not None else None,
+            pin=token.pin if token is not None and token.id not in durable.redeemed else None,
+        )
+        asking = self._remote.ask(action.request, lambda data: keys.sign(key, data), known, action.nonce)
+        self._asking = asking
+        heard: Deferred[Event] = asking.addCallbacks(Answered, self._unanswered)
+        heard.addCallback(self._heard).addErrback(self._broken)
+
+    def _unanswered(self, failure: Failure) -> Event:
+        error = failure.value
+        if isinstance(error, Refused):
+            return WasRefused(error)
+        if isinstance(error, UntrustedServer):
+            return Untrusted(error)
+        if isinstance(error, MeziteError):
+            return Unanswered(error)
+        if not isinstance(error, CancelledError):
+            self._log.failure("asking {server} broke", failure, server=self._remote.address)
+        return Unanswered(Unreachable(f"asking {self._remote.address} failed: {type(error).__name__}"))
+
+    def _heard(self, event: Event) -> None:
+        self._asking = None
+        self._feed(event)
+
+    # --- telling ---------------------------------------------------------------------------
+
+    def _tell_issued(self, action: TellIssued) -> None:
+        now = self._clocks.moment()
+        for line in report.issued_lines(
+            self.state, joined=action.joined, destination=self._where, now=now
+        ):
+            self._log.info("{line}", line=line)
+        if not self.state.options.one_shot:
+            self._log.info(
+                "next renewal in {renew_in}, at {at}",
+                renew_in=_rounded(action.renew_in), at=report.text_time(now.wall + action.renew_in),
+            )
+        self._settle(None)
+
+    def _settle(self, error: MeziteError | None) -> None:
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if error is None:
+                one.callback(self.status())
+            else:
+                one.errback(error)
+
+    def _end(self, finish: Finish) -> None:
+        if self._loop.running:
+            self._loop.stop()
+        self._settle(finish.error or Unreachable("the daemon is ending"))
+        if not self.ended.called:
+            self.ended.callback(finish)
+
+
+def _rounded(duration: timedelta) -> str:
+    return format_duration(timedelta(seconds=max(1, round(duration.total_seconds()))))
