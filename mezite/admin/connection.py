@@ -214,7 +214,7 @@ class Connections(Factory):
     *identify* tells whose a transport is; tests give their own.
     """
 
-    protocol = Connection
+    protocol: Any = Connection
     noisy = False
 
     def __init__(

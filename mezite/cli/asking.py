@@ -1,0 +1,187 @@
+"""What the commands of `mezctl` share: the connection, the format, the error line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import click
+
+from mezite.admin import client
+from mezite.cli import failures, output
+from mezite.config import paths
+from mezite.errors import MeziteError, UsageError
+
+PROGRAM = "mezctl"
+FORMATS = ("text", "json")
+_SERVER_REMEDY = (
+    "start the server with: twistd mezite-auth, or name its socket with --socket PATH or MEZITE_ADMIN_SOCKET"
+)
+_DAEMON_REMEDY = "start the daemon with: mezd identity start, or name its socket with --socket PATH"
+
+
+class Asking:
+    """One run of `mezctl`: where it asks, and how it shows the answer."""
+
+    def __init__(self, socket: str | None, format: str) -> None:
+        self.socket = socket or os.environ.get("MEZITE_ADMIN_SOCKET") or None
+        self.format = format
+        self._explicit = socket
+        self._server: client.Client | None = None
+
+    @property
+    def is_json(self) -> bool:
+        return self.format == "json"
+
+    def server(self) -> client.Client:
+        """The auth server's socket: the one named, or the first default one where it listens."""
+        if self._server is None:
+            sockets = [self.socket] if self.socket else paths.admin_sockets(os.environ, os.geteuid())
+            self._server = client.connect(sockets, remedy=_SERVER_REMEDY)
+        return self._server
+
+    def daemon(self) -> client.Client:
+        """A daemon's socket: the one named by --socket, or that of this account's own daemon."""
+        if self._explicit:
+            return client.connect([self._explicit], remedy=_DAEMON_REMEDY)
+        homes = [str(paths.identity_dir(os.environ, os.geteuid()))]
+        try:
+            last = paths.last_identity(os.environ).read_text().strip()
+        except (OSError, ValueError):
+            last = ""
+        sockets = [f"{home}/.mezite/control.sock" for home in dict.fromkeys([last, *homes]) if home]
+        return client.connect(sockets, remedy=_DAEMON_REMEDY)
+
+    def call(self, method: str, **params: Any) -> Any:
+        return self.server().call(method, params)
+
+    def show(self, answer: Any, text: Callable[[Any], None]) -> None:
+        """*answer* as JSON, or what *text* makes of it."""
+        if self.is_json:
+            output.write_json(answer)
+        else:
+            text(answer)
+
+    def show_list(
+        self,
+        method: str,
+        noun: str,
+        columns: Mapping[str, output.Cell],
+        *,
+        none: str,
+        limit: int | None = None,
+        after: str | None = None,
+        **params: Any,
+    ) -> None:
+        """A whole list, or with *limit* or *after* one page of it; *none* is said of an empty one."""
+        if limit is None and after is None:
+            answer: Any = {noun: list(self.server().pages(method, noun, params)), "next": None}
+        else:
+            answer = self.call(method, **params, limit=limit, after=after)
+        if self.is_json:
+            output.write_json(answer)
+            return
+        if answer[noun]:
+            output.table(columns, answer[noun])
+        else:
+            output.hint(none)
+        if answer["next"] is not None:
+            output.hint(f"more: --after {answer['next']}")
+
+
+pass_asking = click.pass_obj
+
+
+def paged(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --limit and --after."""
+    command = click.option(
+        "--after", metavar="TOKEN", help="Go on where the page ended whose `next` was TOKEN."
+    )(command)
+    return click.option(
+        "--limit", type=click.IntRange(1, 1000), metavar="N", help="One page of at most N; default: all."
+    )(command)
+
+
+def _set_format(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.find_root().obj.format = value
+
+
+def _set_socket(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        root = ctx.find_root()
+        root.obj = Asking(value, root.obj.format)
+        ctx.obj = root.obj
+
+
+class Command(click.Command):
+    """A command that takes the program's own options after its name, too."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += [
+            click.Option(
+                ["--format"], type=click.Choice(FORMATS), expose_value=False, callback=_set_format,
+                is_eager=True, help="As the program's --format.",
+            ),
+            click.Option(
+                ["--socket"], metavar="PATH", expose_value=False, callback=_set_socket,
+                is_eager=True, hidden=True,
+            ),
+        ]
+
+
+class Group(click.Group):
+    command_class = Command
+
+
+class Program(Group):
+    """The top group: its commands are imported when they are asked for, and every
+    error ends in one line on standard error and an exit code."""
+
+    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._lazy:
+            return None
+        module = importlib.import_module(self._lazy[cmd_name][0])
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, told) for name, (_, told) in self._lazy.items()])
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        kwargs["standalone_mode"] = False
+        try:
+            result = super().main(*args, **kwargs)
+            # An `Exit` without standalone mode comes back as its code.
+            code = result if isinstance(result, int) else failures.DONE
+        except MeziteError as error:
+            code = failures.report(PROGRAM, error)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            code = failures.USAGE
+        except click.UsageError as error:
+            code = failures.report(PROGRAM, UsageError(_told(error)))
+        except click.ClickException as error:
+            code = failures.report(PROGRAM, UsageError(error.format_message()))
+        except (click.Abort, KeyboardInterrupt):
+            code = 130
+        sys.stdout.flush()
+        sys.exit(code)
+
+
+def _told(error: click.UsageError) -> str:
+    message = error.format_message().rstrip(".")
+    message = message[:1].lower() + message[1:]
+    return f"{message}; see {error.ctx.command_path} --help" if error.ctx else message

@@ -1,0 +1,192 @@
+"""`mezctl status`, `nodes`, `ca` and `audit`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mezite.cli import output
+from mezite.cli.asking import Asking, Command, Group, paged, pass_asking
+from mezite.cli.output import hint, write_line
+
+# --- status --------------------------------------------------------------------------------
+
+
+@click.command("status", cls=Command)
+@click.option(
+    "--accept-clock", is_flag=True,
+    help="Say that the server's clock is right as it stands, after a jump for which it refuses everybody.",
+)
+@pass_asking
+def status(asking: Asking, accept_clock: bool) -> None:
+    """The cluster at a glance, and what in it wants your eye."""
+    if accept_clock:
+        asking.call("clock.accept")
+    asking.show(asking.call("status"), _write_status)
+
+
+_NOUNS = ("roles", "bots", "instances", "tokens", "events")
+
+
+def _write_status(answer: Any) -> None:
+    counts = answer["counts"]
+    output.details(
+        {
+            "Cluster": f"{answer['cluster_name']} ({answer['cluster_uuid']})",
+            "Version": answer["version"],
+            "Address": answer["public_addr"],
+            "Server time": answer["server_time"],
+            "Clock": answer["clock_fault"] or "good",
+            "CA keys": "encrypted" if answer["ca_keys_encrypted"] else "not encrypted",
+            **{noun.capitalize(): counts[noun] for noun in _NOUNS},
+            "Active locks": answer["active_locks"],
+        }
+    )
+    write_line()
+    output.table(
+        {
+            "CA": lambda ca: ca["type"],
+            "STATE": lambda ca: ca["state"],
+            "FINGERPRINT": lambda ca: ca["fingerprint"],
+            "CREATED": lambda ca: ca["created_at"],
+        },
+        answer["authorities"],
+    )
+    if answer["refusals"]:
+        write_line()
+        write_line("Refusals since the server started:")
+        output.details(dict(sorted(answer["refusals"].items())), indent="  ")
+    _write_alarms(answer)
+
+
+def _write_alarms(answer: Any) -> None:
+    forked = [lock for lock in answer["locks"] if lock["reason"] == "generation_mismatch"]
+    if answer["clock_fault"] is None and not forked and not answer["reused_tokens"]:
+        return
+    write_line()
+    write_line("Look at this:")
+    if answer["clock_fault"] is not None:
+        write_line(
+            f"  {answer['clock_fault']}: joins and renewals are refused; set the clock, or if it is right: "
+            "mezctl status --accept-clock"
+        )
+    for lock in forked:
+        write_line(f"  instance {lock['target']} is locked for good (generation_mismatch): {lock['message']}")
+    for event in answer["reused_tokens"]:
+        made = event["fields"].get("instance", "")
+        write_line(
+            f"  {event['timestamp']} token_reused: {event['message']} from {event['client_ip']}; instance "
+            f"{made} had joined by it, if that was a stranger: mezctl instances lock {made}"
+        )
+
+
+# --- nodes ---------------------------------------------------------------------------------
+
+
+@click.group(cls=Group)
+def nodes() -> None:
+    """SSH nodes that the cluster knows."""
+
+
+@nodes.command("ls")
+@paged
+@pass_asking
+def nodes_ls(asking: Asking, limit: int | None, after: str | None) -> None:
+    """List all nodes."""
+    columns = {
+        "NAME": lambda node: node["name"],
+        "ADDRESS": lambda node: node["address"],
+        "LABELS": lambda node: node["labels"],
+    }
+    asking.show_list(
+        "nodes.ls", "nodes", columns, limit=limit, after=after,
+        none="no nodes; the server's own one starts with ssh.enabled: true in its configuration",
+    )
+
+
+# --- ca ------------------------------------------------------------------------------------
+
+
+@click.group(cls=Group)
+def ca() -> None:
+    """Certificate authorities: what SSH servers and clients trust."""
+
+
+@ca.command("export")
+@click.option(
+    "--type", "kind", type=click.Choice(["user", "host", "server"]), required=True,
+    help="user: for sshd's TrustedUserCAKeys; host: lines for known_hosts; server: PEM, for mezd --ca-file.",
+)
+@pass_asking
+def export(asking: Asking, kind: str) -> None:
+    """Print the public keys of the authorities that are trusted now.
+
+    \b
+    mezctl ca export --type=user > /etc/ssh/mezite_user_ca.pub
+    echo 'TrustedUserCAKeys /etc/ssh/mezite_user_ca.pub' >> /etc/ssh/sshd_config
+    """
+    asking.show(asking.call("ca.export", type=kind), _write_keys)
+
+
+def _write_keys(answer: Any) -> None:
+    for key in answer["keys"]:
+        for line in key["text"].splitlines():
+            write_line(line)
+
+
+# --- audit ---------------------------------------------------------------------------------
+
+_SHOWN = 100
+
+
+@click.group(cls=Group)
+def audit() -> None:
+    """The audit log: who did what to whom, and what became of it."""
+
+
+@audit.command("ls")
+@click.option("--type", "type_name", metavar="TYPE", help="Only events of this type, such as bot.created.")
+@click.option("--resource", metavar="NAME", help="Only events on this bot, instance, token, role or lock.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), metavar="N", help=f"How many at most; default {_SHOWN}."
+)
+@click.option("--after", metavar="TOKEN", help="Older ones: those after the page whose `next` was TOKEN.")
+@click.option("--all", "everything", is_flag=True, help="From the first event on.")
+@pass_asking
+def audit_ls(
+    asking: Asking, type_name: str | None, resource: str | None, limit: int | None, after: str | None,
+    everything: bool,
+) -> None:
+    """List the latest events, the newest one last (in JSON, first)."""
+    wanted = {"type": type_name, "resource": resource}
+    if everything:
+        events = list(asking.server().pages("audit.ls", "events", wanted))
+        answer = {"events": events, "next": None}
+    else:
+        answer = asking.call("audit.ls", **wanted, limit=limit or _SHOWN, after=after)
+    asking.show(answer, _write_events)
+
+
+def _write_events(answer: Any) -> None:
+    columns = {
+        "TIME": lambda event: event["timestamp"],
+        "CODE": lambda event: event["event_code"],
+        "TYPE": lambda event: event["event_type"],
+        "WHO": lambda event: event["user_name"],
+        "WHAT": lambda event: f"{event['resource_type']}/{event['resource_name']}",
+        "FROM": lambda event: event["client_ip"],
+        "DETAILS": _details,
+    }
+    if not answer["events"]:
+        hint("no events")
+        return
+    output.table(columns, list(reversed(answer["events"])))
+    if answer["next"] is not None:
+        hint(f"older ones: --after {answer['next']}, or --all")
+
+
+def _details(event: Any) -> str:
+    facts = [f"{key}={value}" for key, value in event["fields"].items() if value != ""]
+    told = [event["reason"], event["message"], " ".join(facts)]
+    return ": ".join(part for part in told if part)

@@ -1,0 +1,38 @@
+"""`mezctl identity`: what the daemon on this machine says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mezite.cli import output
+from mezite.cli.asking import Asking, Group, pass_asking
+
+
+@click.group(cls=Group)
+def identity() -> None:
+    """The daemon on this machine (mezd identity).
+
+    Without --socket it is this account's daemon: the one started last, or the
+    one with the default destination.
+    """
+
+
+@identity.command("status")
+@pass_asking
+def status(asking: Asking) -> None:
+    """What identity the daemon holds, and when it renews."""
+    asking.show(asking.daemon().call("identity.status"), _write_facts)
+
+
+@identity.command("renew")
+@pass_asking
+def renew(asking: Asking) -> None:
+    """Renew now, and wait for the outcome."""
+    asking.show(asking.daemon().call("identity.renew"), _write_facts)
+
+
+def _write_facts(answer: Any) -> None:
+    facts = answer if isinstance(answer, dict) else {"result": answer}
+    output.details({name.replace("_", " ").capitalize(): value for name, value in facts.items()})

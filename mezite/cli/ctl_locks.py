@@ -1,0 +1,83 @@
+"""`mezctl locks`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mezite.cli.asking import Asking, Group, paged, pass_asking
+from mezite.cli.output import write_line
+from mezite.errors import UsageError
+
+_KINDS = ("bot", "instance", "role", "login", "node")
+
+_COLUMNS = {
+    "ID": lambda lock: lock["id"],
+    "TARGET": lambda lock: f"{lock['kind']}/{lock['target']}",
+    "REASON": lambda lock: lock["reason"],
+    "BY": lambda lock: lock["created_by"],
+    "CREATED": lambda lock: lock["created_at"],
+    "EXPIRES": lambda lock: lock["expires_at"],
+    "MESSAGE": lambda lock: lock["message"],
+}
+
+
+@click.group(cls=Group)
+def locks() -> None:
+    """Locks: what is locked neither joins nor renews nor logs in to our nodes.
+
+    They hold at once, and end live sessions on our nodes.  A plain SSH server
+    honours a certificate that is out until it ends (at most 24 hours).
+    """
+
+
+@locks.command("add")
+@click.option("--bot", metavar="NAME", help="All machines of a bot.")
+@click.option("--instance", metavar="ID", help="One machine.")
+@click.option("--role", metavar="NAME", help="Every bot that has a role.")
+@click.option("--login", metavar="NAME", help="An OS login, for everybody.")
+@click.option("--node", metavar="NAME", help="A node, for everybody.")
+@click.option("--reason", metavar="TEXT", help="Why; shown to whoever is refused, and in the audit log.")
+@click.option("--ttl", metavar="DURATION", help="How long; default: until removed.")
+@pass_asking
+def add(asking: Asking, reason: str | None, ttl: str | None, **targets: str | None) -> None:
+    """Lock one thing."""
+    chosen = [(kind, targets[kind]) for kind in _KINDS if targets[kind] is not None]
+    if len(chosen) != 1:
+        raise UsageError("name one thing to lock: --bot, --instance, --role, --login or --node")
+    kind, target = chosen[0]
+    answer = asking.call("locks.add", kind=kind, target=target, reason=reason, ttl=ttl)
+    asking.show(answer, write_locked)
+
+
+def write_locked(answer: Any) -> None:
+    held = answer["lock"]
+    until = f" until {held['expires_at']}" if held["expires_at"] else ""
+    write_line(f"{held['kind'].capitalize()} locked: {held['target']}{until} (lock {held['id']})")
+
+
+@locks.command("ls")
+@click.option("--all", "ended", is_flag=True, help="Those that have ended, too.")
+@paged
+@pass_asking
+def ls(asking: Asking, ended: bool, limit: int | None, after: str | None) -> None:
+    """List the locks that hold."""
+    asking.show_list(
+        "locks.ls", "locks", _COLUMNS, ended=ended or None, limit=limit, after=after, none="nothing is locked"
+    )
+
+
+@locks.command("rm")
+@click.argument("lock_id", metavar="ID")
+@pass_asking
+def rm(asking: Asking, lock_id: str) -> None:
+    """Remove a lock.
+
+    The final lock of a fork goes with `instances unlock --keep-key` or
+    `instances rm` only.
+    """
+    answer = asking.call("locks.rm", id=lock_id)
+    asking.show(
+        answer, lambda done: write_line(f"Lock removed: {done['lock']['kind']} {done['lock']['target']}")
+    )
