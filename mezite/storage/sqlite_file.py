@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
 from mezite.errors import StorageFailure
 from mezite.storage import schema
 
-BUSY_TIMEOUT_S = 5.0
+BUSY_TIMEOUT = timedelta(seconds=5)
 """How long a statement waits for another process's lock."""
+SMALLEST_FILE_BYTES = 512
+"""No SQLite file with anything in it is smaller; SQLite takes such a one for
+empty, and would write over it (sqlite.org/fileformat.html, 1.2)."""
 QUICK_CHECK_BYTES = 64 * 1024 * 1024
 """Files up to this size are read through at every opening: about a second on a
 slow disk.  In a larger one damage shows when the page it lies in is read."""
@@ -56,12 +60,16 @@ class DatabaseFile:
     kept = False
 
     def __init__(
-        self, path: Path, connection_class: type[sqlite3.Connection] = sqlite3.Connection
+        self,
+        path: Path,
+        connection_class: type[sqlite3.Connection] = sqlite3.Connection,
+        busy_timeout: timedelta = BUSY_TIMEOUT,
     ) -> None:
         # twistd changes its directory when it goes into the background.
         self.path = path.absolute()
         self.name = str(path)
         self._class = connection_class
+        self._timeout_s = busy_timeout.total_seconds()
 
     def prepare(self) -> sqlite3.Connection:
         self._check_access()
@@ -86,7 +94,7 @@ class DatabaseFile:
             connection = sqlite3.connect(
                 self.path.as_uri() + "?mode=rw",
                 uri=True,
-                timeout=BUSY_TIMEOUT_S,
+                timeout=self._timeout_s,
                 isolation_level=None,
                 check_same_thread=False,
                 cached_statements=256,
@@ -128,7 +136,11 @@ class DatabaseFile:
                                  "the account its owner, or run as the owner")
 
     def _check_content(self, connection: sqlite3.Connection) -> None:
-        if self.path.stat().st_size > QUICK_CHECK_BYTES:
+        size = self.path.stat().st_size
+        journal = self.path.with_name(self.path.name + "-journal")
+        if 0 < size < SMALLEST_FILE_BYTES and not journal.exists():
+            raise StorageFailure(f"is not a SQLite database; move it away, or {_RESTORE}")
+        if size > QUICK_CHECK_BYTES:
             return
         (found,) = connection.execute("pragma quick_check(1)").fetchone()
         if found != "ok":
@@ -136,7 +148,7 @@ class DatabaseFile:
 
     def _use_log(self, connection: sqlite3.Connection) -> None:
         """The file is in WAL mode, which it then stays in."""
-        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        deadline = time.monotonic() + self._timeout_s
         while True:
             try:
                 (mode,) = connection.execute("pragma journal_mode = wal").fetchone()
