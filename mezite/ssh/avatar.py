@@ -54,7 +54,7 @@ class NodeRealm:
         self._clock = clock
         self._programs = programs
 
-    def requestAvatar(
+    def requestAvatar(  # type: ignore[override]  # ids are what the checker gives
         self, avatarId: Admitted, mind: Any, *interfaces: Any
     ) -> tuple[Any, NodeUser, Callable[[], None]]:
         """*mind* is the connection's transport."""

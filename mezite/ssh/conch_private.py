@@ -158,9 +158,14 @@ class NodeTransport(SSHServerTransport):
         self._timer = self.factory.reactor.callLater(CLOSE_GRACE_SECONDS, self.transport.abortConnection)
 
     def end(self, reason: str, text: bytes) -> None:
-        """Ends the connection from our side; *reason* is the stable code of the audit log."""
+        """Ends the connection from our side; *reason* is the stable code of the audit log.
+
+        What runs in it ends at once, however long the peer takes to hear of it.
+        """
         self.end_reason = self.end_reason or reason
         self.sendDisconnect(transport.DISCONNECT_BY_APPLICATION, text)
+        if self.service is not None:
+            self.service.serviceStopped()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self._ending = True

@@ -21,6 +21,7 @@ from mezite.core.audit import plain
 class NodeConnection(SSHConnection):
     """The channels of one logged-in user, who is ``transport.avatar``."""
 
+    transport: Any
     _log = Logger()
 
     def __init__(self, max_channels: int) -> None:

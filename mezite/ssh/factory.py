@@ -103,6 +103,8 @@ class NodeFactory(SSHFactory):
         self._rechecking = False
         self._recheck_again = False
         self._stopping = False
+        self.changes = 0
+        """How often the policy was said to have changed."""
 
     def _account_problem(self, login: str) -> str | None:
         return self._system.account_problem(login) if self._system is not None else None
@@ -118,12 +120,14 @@ class NodeFactory(SSHFactory):
     def startFactory(self) -> None:
         """Nothing to load: Conch's own looks for key files and moduli."""
 
-    def buildProtocol(self, addr: IAddress | None) -> NodeTransport | None:  # type: ignore[override]
+    def buildProtocol(  # type: ignore[override]  # None is Factory's own way to refuse
+        self, addr: IAddress | None
+    ) -> NodeTransport | None:
         logging_in = sum(not hasattr(one, "avatar") for one in self._connections)
         if self._stopping or logging_in >= self.settings.max_logging_in:
             self._log.warn("connection from {address} closed: too many are logging in", address=addr)
             return None
-        return Factory.buildProtocol(self, addr)  # type: ignore[return-value]
+        return Factory.buildProtocol(self, addr)
 
     def connection_made(self, connection: NodeTransport) -> None:
         self._connections.add(connection)
@@ -157,6 +161,7 @@ class NodeFactory(SSHFactory):
 
         Call it after each committed change; calls during a check make one more.
         """
+        self.changes += 1
         if not self._users() or self._stopping:
             return
         self._cancel_recheck()

@@ -159,6 +159,9 @@ class Command(ProcessProtocol):
         self.input_flow(full=False)
 
     def processEnded(self, reason: Failure) -> None:
+        if self._process is not None:
+            # Does nothing unless it was so quick that it was reaped before its pipes were read.
+            self._process.signal_group(signal.SIGHUP)
         self._process = None
         self._input_closed = True
         if self._kill_timer is not None:

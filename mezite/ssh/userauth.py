@@ -152,11 +152,15 @@ class NodeUserAuth(SSHService):
                     MSG_USERAUTH_PK_OK, wire.string(algorithm) + wire.string(blob)
                 )
             return
+        changes = factory.changes
         _, avatar, logout = await factory.portal.login(credentials, self.transport, IConchUser)
         if self._done:
             logout()
             return
         self._succeed(avatar, logout)
+        if factory.changes != changes:
+            # A lock set since this login's policy was read has looked for it in vain.
+            factory.policy_changed()
 
     def _succeed(self, avatar: Any, logout: Any) -> None:
         self._done = True

@@ -87,8 +87,10 @@ REJECTED: dict[str, tuple[Any, str]] = {
     "other address": (make(critical_options=(("source-address", "198.51.100.0/24"),)), "source_address"),
     **{
         f"source-address {value!r}": (make(critical_options=(("source-address", value),)), "bad_option")
-        for value in ("", "junk", "192.0.2.7,", "192.0.2.7/24", "!192.0.2.7", "*", "192.0.2.*", "fe80::1%eth0",
-                      "192.0.2.0/33", " 192.0.2.7", "192.0.2.7,junk")
+        for value in (
+            "", "junk", "192.0.2.7,", "192.0.2.7/24", "!192.0.2.7", "*", "192.0.2.*", "fe80::1%eth0",
+            "192.0.2.0/33", " 192.0.2.7", "192.0.2.7,junk",
+        )
     },
     "short RSA subject": (make(subject=keys.public_blob(rsa_key(1024))), "weak_key"),
     "changed after signing": (replace(make(), signed_part=make(serial=1).signed_part), "bad_signature"),
@@ -120,7 +122,8 @@ def test_ca_with_a_weak_key_is_rejected() -> None:
 
 def test_untrusted_ca_comes_first() -> None:
     """Nothing of a stranger's certificate is looked at before trust in its CA."""
-    cert = make(OTHER_CA, type=HOST, valid_before=1, principals=("x",), subject=keys.public_blob(rsa_key(1024)))
+    weak = keys.public_blob(rsa_key(1024))
+    cert = make(OTHER_CA, type=HOST, valid_before=1, principals=("x",), subject=weak)
     with pytest.raises(CertificateRejected) as caught:
         check(cert)
     assert caught.value.code == "untrusted_ca"

@@ -26,7 +26,7 @@ DEPLOYER = Role.from_document(
     {
         "kind": "role",
         "metadata": {"name": "deployer"},
-        "spec": {"allow": {"node_labels": {"env": "staging"}, "logins": ["deploy", "root"]}},
+        "spec": {"allow": {"node_labels": {"env": "staging"}, "logins": ["deploy", "root", "nobody"]}},
     }
 )
 

@@ -57,13 +57,17 @@ def main() -> None:
     access.now = type(access.now)((keys.public_blob(node.USER_CA),), access.now.roles)
     service = NodeService(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"), factory)
 
+    def say_port(port: Any) -> None:
+        sys.stdout.write(f"{port.getHost().port}\n")
+        sys.stdout.flush()
+
     def look() -> None:
         if (directory / "lock").exists() and not access.now.locks:
             access.lock("bot", "ci", node.now() - timedelta(seconds=1))
             service.policy_changed()
 
     LoopingCall(look).start(0.1)
-    service.startService().addCallback(lambda port: print(port.getHost().port, flush=True))
+    service.startService().addCallback(say_port)
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)  # type: ignore[attr-defined]
     reactor.run()  # type: ignore[attr-defined]
 
