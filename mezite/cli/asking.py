@@ -12,7 +12,6 @@ import click
 
 from mezite.admin import client
 from mezite.cli import failures, output
-from mezite.config import paths
 from mezite.errors import MeziteError, UsageError
 
 PROGRAM = "mezctl"
@@ -39,7 +38,7 @@ class Asking:
     def server(self) -> client.Client:
         """The auth server's socket: the one named, or the first default one where it listens."""
         if self._server is None:
-            sockets = [self.socket] if self.socket else paths.admin_sockets(os.environ, os.geteuid())
+            sockets = [self.socket] if self.socket else _default_sockets()
             self._server = client.connect(sockets, remedy=_SERVER_REMEDY)
         return self._server
 
@@ -47,6 +46,8 @@ class Asking:
         """A daemon's socket: the one named by --socket, or that of this account's own daemon."""
         if self._explicit:
             return client.connect([self._explicit], remedy=_DAEMON_REMEDY)
+        from mezite.config import paths
+
         homes = [str(paths.identity_dir(os.environ, os.geteuid()))]
         try:
             last = paths.last_identity(os.environ).read_text().strip()
@@ -90,6 +91,12 @@ class Asking:
             output.hint(none)
         if answer["next"] is not None:
             output.hint(f"more: --after {answer['next']}")
+
+
+def _default_sockets() -> list[str]:
+    from mezite.config import paths  # brings pathlib with it
+
+    return [str(path) for path in paths.admin_sockets(os.environ, os.geteuid())]
 
 
 pass_asking = click.pass_obj
@@ -166,6 +173,13 @@ class Program(Group):
             result = super().main(*args, **kwargs)
             # An `Exit` without standalone mode comes back as its code.
             code = result if isinstance(result, int) else failures.DONE
+            sys.stdout.flush()
+        except OSError as error:
+            # Not of the socket's, whose errors are told in our words.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = failures.FAILED
+            if not isinstance(error, BrokenPipeError):  # `mezctl audit ls | head` ends quietly
+                failures.report(PROGRAM, MeziteError(f"standard output: {error.strerror}"))
         except MeziteError as error:
             code = failures.report(PROGRAM, error)
         except click.exceptions.NoArgsIsHelpError as error:
@@ -177,7 +191,6 @@ class Program(Group):
             code = failures.report(PROGRAM, UsageError(error.format_message()))
         except (click.Abort, KeyboardInterrupt):
             code = 130
-        sys.stdout.flush()
         sys.exit(code)
 
 

@@ -8,11 +8,8 @@ import click
 
 from mezite.cli import output
 from mezite.cli.asking import Asking, Group, paged, pass_asking
-from mezite.cli.ctl_instances import COLUMNS as INSTANCE_COLUMNS
-from mezite.cli.ctl_locks import write_locked
-from mezite.cli.ctl_tokens import COLUMNS as TOKEN_COLUMNS
-from mezite.cli.ctl_tokens import write_token
 from mezite.cli.output import hint, write_line
+from mezite.cli.tables import INSTANCES, TOKENS, write_locked, write_token
 
 _COLUMNS = {
     "NAME": lambda bot: bot["name"],
@@ -130,7 +127,7 @@ def _write_bot(bot: Any) -> None:
     )
     for lock in bot["locks"]:
         write_line(f"Locked by {lock['created_by']} at {lock['created_at']}: {lock['message'] or '-'}")
-    for noun, columns in (("instances", INSTANCE_COLUMNS), ("tokens", TOKEN_COLUMNS)):
+    for noun, columns in (("instances", INSTANCES), ("tokens", TOKENS)):
         write_line()
         if not bot[noun]:
             write_line(f"No {noun}.")

@@ -8,18 +8,8 @@ import click
 
 from mezite.cli import output
 from mezite.cli.asking import Asking, Group, paged, pass_asking
-from mezite.cli.ctl_locks import write_locked
 from mezite.cli.output import hint, write_line
-
-COLUMNS = {
-    "ID": lambda instance: instance["id"],
-    "BOT": lambda instance: instance["bot"],
-    "STATE": lambda instance: instance["state"],
-    "GENERATION": lambda instance: instance["generation"],
-    "RENEWED": lambda instance: instance["renewed_at"],
-    "ADDRESS": lambda instance: instance["address"],
-    "HOST": lambda instance: instance["host"],
-}
+from mezite.cli.tables import INSTANCES, write_locked
 
 
 @click.group(cls=Group)
@@ -43,7 +33,7 @@ def instances() -> None:
 def ls(asking: Asking, bot: str | None, limit: int | None, after: str | None) -> None:
     """List all instances."""
     asking.show_list(
-        "instances.ls", "instances", COLUMNS, bot=bot, limit=limit, after=after,
+        "instances.ls", "instances", INSTANCES, bot=bot, limit=limit, after=after,
         none="no instances; a machine joins with: mezd identity start",
     )
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from mezite.cli.asking import Asking, Group, paged, pass_asking
 from mezite.cli.output import write_line
+from mezite.cli.tables import write_locked
 from mezite.errors import UsageError
 
 _KINDS = ("bot", "instance", "role", "login", "node")
@@ -49,12 +48,6 @@ def add(asking: Asking, reason: str | None, ttl: str | None, **targets: str | No
     kind, target = chosen[0]
     answer = asking.call("locks.add", kind=kind, target=target, reason=reason, ttl=ttl)
     asking.show(answer, write_locked)
-
-
-def write_locked(answer: Any) -> None:
-    held = answer["lock"]
-    until = f" until {held['expires_at']}" if held["expires_at"] else ""
-    write_line(f"{held['kind'].capitalize()} locked: {held['target']}{until} (lock {held['id']})")
 
 
 @locks.command("ls")

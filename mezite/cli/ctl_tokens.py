@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from mezite.cli.asking import Asking, Group, paged, pass_asking
 from mezite.cli.output import write_line
-
-COLUMNS = {
-    "ID": lambda token: token["id"],
-    "BOT": lambda token: token["bot"],
-    "STATE": lambda token: token["state"],
-    "USED": lambda token: f"{token['used']}/{token['uses']}",
-    "CREATED": lambda token: token["created_at"],
-    "EXPIRES": lambda token: token["expires_at"],
-}
-
-
-def write_token(answer: Any) -> None:
-    """The one line that shows a join token."""
-    write_line(f"Join token: {answer['join_token']} (expires: {answer['token']['expires_at']})")
+from mezite.cli.tables import TOKENS, write_token
 
 
 @click.group(cls=Group)
@@ -49,7 +34,7 @@ def create(asking: Asking, bot: str, uses: int | None, ttl: str | None) -> None:
 def ls(asking: Asking, bot: str | None, limit: int | None, after: str | None) -> None:
     """List all join tokens, spent ones too."""
     asking.show_list(
-        "tokens.ls", "tokens", COLUMNS, bot=bot, limit=limit, after=after,
+        "tokens.ls", "tokens", TOKENS, bot=bot, limit=limit, after=after,
         none="no tokens; create one: mezctl tokens create --bot=NAME",
     )
 

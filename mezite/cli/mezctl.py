@@ -6,8 +6,6 @@ comes in when the command is asked for.
 
 from __future__ import annotations
 
-import signal
-
 import click
 
 from mezite import __version__
@@ -56,6 +54,4 @@ def mezctl(ctx: click.Context, socket: str | None, format_: str) -> None:
 
 def main() -> None:
     """The entry point."""
-    # `mezctl audit ls | head` ends quietly.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     mezctl(prog_name=PROGRAM)

@@ -1,0 +1,37 @@
+"""Columns and lines that several commands show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mezite.cli.output import write_line
+
+TOKENS = {
+    "ID": lambda token: token["id"],
+    "BOT": lambda token: token["bot"],
+    "STATE": lambda token: token["state"],
+    "USED": lambda token: f"{token['used']}/{token['uses']}",
+    "CREATED": lambda token: token["created_at"],
+    "EXPIRES": lambda token: token["expires_at"],
+}
+
+INSTANCES = {
+    "ID": lambda instance: instance["id"],
+    "BOT": lambda instance: instance["bot"],
+    "STATE": lambda instance: instance["state"],
+    "GENERATION": lambda instance: instance["generation"],
+    "RENEWED": lambda instance: instance["renewed_at"],
+    "ADDRESS": lambda instance: instance["address"],
+    "HOST": lambda instance: instance["host"],
+}
+
+
+def write_token(answer: Any) -> None:
+    """The one line that shows a join token."""
+    write_line(f"Join token: {answer['join_token']} (expires: {answer['token']['expires_at']})")
+
+
+def write_locked(answer: Any) -> None:
+    held = answer["lock"]
+    until = f" until {held['expires_at']}" if held["expires_at"] else ""
+    write_line(f"{held['kind'].capitalize()} locked: {held['target']}{until} (lock {held['id']})")
