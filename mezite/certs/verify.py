@@ -157,9 +157,20 @@ def _ca_key(blob: bytes) -> keys.PublicKey:
     return keys.load_public(blob)
 
 
+def _verify(ca_blob: bytes, signature: bytes, signed_part: bytes) -> None:
+    keys.verify_with(_ca_key(ca_blob), signature, signed_part)
+
+
+_verify_again = lru_cache(maxsize=512)(_verify)
+"""Remembers signatures that held, which stays true; faults raise and are not
+remembered.  A login asks twice, and a machine logs in often with one certificate."""
+_MAX_REMEMBERED = 4096
+
+
 def _check_signature(cert: Certificate) -> None:
+    verify = _verify_again if len(cert.signed_part) <= _MAX_REMEMBERED else _verify
     try:
-        keys.verify_with(_ca_key(cert.ca_blob), cert.signature, cert.signed_part)
+        verify(cert.ca_blob, cert.signature, cert.signed_part)
     except CertificateRejected as error:
         raise CertificateRejected(error.code, f"the CA's signature or key: {error}") from None
 

@@ -22,6 +22,8 @@ from mezite.ssh.policy import Access, Admitted, NodeRules, Policy, Rejected, dec
 _STRANGERS = frozenset({"malformed", "unsupported_key", "untrusted_ca"})
 """Refusals that anybody on the network can cause."""
 STRANGERS_PER_MINUTE = 20
+MAX_CASES = 1000
+"""Different refusals of known certificates that are recorded in a minute."""
 
 
 class ICertificateLogin(ICredentials):
@@ -62,7 +64,8 @@ class NodeChecker:
         self._clock = clock
         self._account_problem = account_problem
         self._window_start: datetime | None = None
-        self._window_count = 0
+        self._strangers = 0
+        self._seen: set[tuple[object, ...]] = set()
         self._unlogged = 0
 
     def requestAvatarId(  # type: ignore[override]  # an id is whatever the realm takes
@@ -130,7 +133,7 @@ class NodeChecker:
             why=plain(why.message, 300),
         )
         now = self._clock()
-        if why.code not in _STRANGERS or self._stranger_is_recorded(now):
+        if self._is_recorded(login, why, cert, now):
             fields: dict[str, str | int] = {"login": plain(login.login, 64), "node": self._rules.node_name}
             if cert is not None:
                 fields |= {
@@ -157,15 +160,28 @@ class NodeChecker:
             )
         return UnauthorizedLogin(why.code)
 
-    def _stranger_is_recorded(self, now: datetime) -> bool:
-        """Rows for strangers are few a minute; the next one tells how many were left out."""
+    def _is_recorded(
+        self, login: CertificateLogin, why: Rejected, cert: Certificate | None, now: datetime
+    ) -> bool:
+        """Rows for strangers are few a minute, and so is the same refusal of the
+        same certificate; the next row tells how many were left out.
+
+        A certificate is no secret and a probe proves nothing, so that anybody
+        who has seen one could fill the log with it.
+        """
         if self._window_start is None or not 0 <= (now - self._window_start).total_seconds() < 60:
-            self._window_start, self._window_count = now, 0
-        self._window_count += 1
-        if self._window_count <= STRANGERS_PER_MINUTE:
-            return True
-        self._unlogged += 1
-        return False
+            self._window_start, self._strangers = now, 0
+            self._seen.clear()
+        if cert is None or why.code in _STRANGERS:
+            self._strangers += 1
+            recorded = self._strangers <= STRANGERS_PER_MINUTE
+        else:
+            case = (why.code, cert.ca_blob, cert.serial, login.login, login.address)
+            recorded = case not in self._seen and len(self._seen) < MAX_CASES
+            if recorded:
+                self._seen.add(case)
+        self._unlogged += not recorded
+        return recorded
 
 
 def actor(bot: str, key_id: str | int) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from twisted.conch.ssh import _kex, transport
 from twisted.conch.ssh.transport import SSHServerTransport, SSHTransportBase
 from twisted.internet.error import AlreadyCalled, AlreadyCancelled
+from twisted.internet.interfaces import ITCPTransport
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -126,6 +127,10 @@ class NodeTransport(SSHServerTransport):
             self.factory.settings.login_timeout_seconds, self._login_timed_out
         )
         self.transport.registerProducer(self, True)
+        if ITCPTransport.providedBy(self.transport):
+            # A peer that vanished without a word is found out in the end.
+            self.transport.setTcpKeepAlive(True)
+            self.transport.setTcpNoDelay(True)
         super().connectionMade()
 
     def _login_timed_out(self) -> None:

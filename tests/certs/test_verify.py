@@ -105,6 +105,18 @@ def test_rejected(what: str) -> None:
     assert caught.value.code == code
 
 
+def test_remembered_signature_is_that_of_this_certificate_only() -> None:
+    """Having verified a certificate helps no other one with its signature."""
+    good, other = make(), make(serial=1)
+    check(good)
+    check(good)
+    for bad in (replace(other, signature=good.signature), replace(good, signed_part=other.signed_part)):
+        for _ in range(2):
+            with pytest.raises(CertificateRejected) as caught:
+                check(bad)
+            assert caught.value.code == "bad_signature"
+
+
 def test_no_principals_are_rejected() -> None:
     """An empty list never means all logins, whatever PROTOCOL.certkeys once said."""
     cert = replace(make(), principals=())

@@ -324,6 +324,21 @@ def test_strangers_fill_no_log() -> None:
     assert access.events[-1].fields["unrecorded_before"] == 30
 
 
+def test_one_certificate_fills_no_log_either() -> None:
+    """A certificate is no secret: whoever has seen one can show it again and again."""
+    access = FakeAccess()
+    first = Wire(access)
+    for blob in (certificate(valid_before=seconds(0)), certificate(valid_before=seconds(0), serial=13)):
+        for _ in range(3):
+            connection = Wire(access, factory=first.factory).start_userauth()
+            connection.send(REQUEST, connection.request(blob, signer=None))
+    assert [event.fields["serial"] for event in access.events] == [12, 13]
+    first.clock.advance(61)
+    connection = Wire(access, factory=first.factory).start_userauth()
+    connection.send(REQUEST, connection.request(certificate(valid_before=seconds(0))))
+    assert access.events[-1].fields["unrecorded_before"] == 2
+
+
 def test_odd_names_are_escaped_in_the_log() -> None:
     connection = Wire().start_userauth()
     blob = certificate(key_id="a\nb\x1b[31m" + "x" * 9000, valid_before=seconds(-5))
