@@ -148,9 +148,9 @@ def _serve(
     from mezite.identity.control import control_service
     from mezite.identity.events import Finish
     from mezite.identity.logs import begin_logging
-    from mezite.identity.machine import Options
     from mezite.identity.remote import GrpcRemote
     from mezite.identity.service import Clocks, IdentityService
+    from mezite.identity.states import Options
 
     reactor: Any = installed
     begin_logging(sys.stderr)

@@ -17,14 +17,13 @@ another.  An event that the table does not name in a phase changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
-from enum import Enum
 from typing import Any
 
-from mezite.core.lifetime import retry_delay
-from mezite.core.request import JoinRequest, RenewRequest, TokenText, Wishes
-from mezite.errors import InvalidInput, MeziteError, Reason, ReasonClass, Refused, UsageError
+from mezite.core.request import JoinRequest, RenewRequest, Wishes
+from mezite.errors import InvalidInput, MeziteError, Reason, ReasonClass, UsageError
+from mezite.identity import pace
 from mezite.identity.answers import accept
 from mezite.identity.events import (
     Action,
@@ -55,7 +54,8 @@ from mezite.identity.events import (
     Untrusted,
     WasRefused,
 )
-from mezite.identity.records import Durable, GenerationKeys, Held
+from mezite.identity.records import GenerationKeys
+from mezite.identity.states import Phase, Purpose, State
 
 DONE, AGAIN, USAGE, REFUSED = 0, 1, 2, 3
 """Exit codes: done; failed and worth another try; usage; refused."""
@@ -64,13 +64,6 @@ PATIENCE = timedelta(seconds=15)
 """So long a one-shot run goes on asking a server that does not answer."""
 MAX_PROOFS = 3
 """Nonces answered in a row; a server that wants more is as good as silent."""
-
-_SECOND = timedelta(seconds=1)
-_CEILING = timedelta(minutes=5)
-_CEILING_AFTER_END = timedelta(minutes=1)
-_SHORTEST = _SECOND / 2
-_REFUSAL_HEAD_START = 3
-"""A refusal is an answer: the next question waits as if so many had failed before."""
 
 ENDS_LINEAGE = frozenset(
     {Reason.GENERATION_MISMATCH, Reason.BOT_GONE, Reason.BAD_PROOF, Reason.INSTANCE_UNKNOWN}
@@ -83,83 +76,6 @@ ENDS_JOIN = ENDS_LINEAGE | {
     Reason.TOKEN_ROTATED,
     Reason.INVALID_REQUEST,
 }
-SERVER_TROUBLE = frozenset({Reason.UNAVAILABLE, Reason.SERVER_CLOCK})
-"""Refusals that say nothing about the machine: as good as no answer."""
-
-
-class Phase(Enum):
-    EMPTY = "empty"
-    """Not started."""
-    PREPARING = "preparing"
-    """Keys are being made and saved, or the destination looked at; nothing is sent yet."""
-    JOINING = "joining"
-    """A token is being redeemed."""
-    RENEWING = "renewing"
-    """The next generation has been asked for."""
-    PROVING = "proving"
-    """The same, once more over the server's nonce."""
-    KEEPING = "keeping"
-    """An answer is being saved."""
-    PUBLISHING = "publishing"
-    """The destination is being written."""
-    HOLDING = "holding"
-    """Nothing is due."""
-    WAITING = "waiting"
-    """The last attempt failed; the next one is due later."""
-    ENDED = "ended"
-
-
-class Purpose(Enum):
-    """What an attempt is for."""
-
-    JOIN = "join"
-    RENEW = "renew"
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the person who started the daemon asked for."""
-
-    token: TokenText | None = None
-    one_shot: bool = False
-    ttl: timedelta | None = None
-    interval: timedelta | None = None
-    server: str = ""
-    """The auth server's address (``host:port``)."""
-    host: str = ""
-    boot_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    options: Options
-    durable: Durable
-    """What is on the disk."""
-    phase: Phase = Phase.EMPTY
-    purpose: Purpose = Purpose.RENEW
-    unsaved: Durable | None = None
-    """What a :class:`Save` under way puts there."""
-    request: JoinRequest | RenewRequest | None = None
-    """The one under way: a nonce is answered by these very bytes."""
-    proofs: int = 0
-    is_new: bool = False
-    """The identity held was given in this run."""
-    untold: bool = False
-    """It has not been told of yet."""
-    expires: Due | None = None
-    """The end of the certificate held."""
-    renew_due: Due | None = None
-    retry_due: Due | None = None
-    failures: int = 0
-    publish_due: Due | None = None
-    publish_failures: int = 0
-    give_up: Due | None = None
-    """When a one-shot run stops asking."""
-    trouble: MeziteError | None = None
-    """Why the last attempt failed; ``None`` after one that did not."""
-    refusal: Refused | None = None
-    """Why the lineage is over for which a token is now redeemed."""
-
 
 Outcome = tuple[State, tuple[Action, ...]]
 
@@ -185,7 +101,7 @@ def _start(state: State, event: Start, now: Moment) -> Outcome:
             ))
         return _attempt(state, Purpose.JOIN, now)
     age = now.wall - held.received_at
-    renew_in = _renew_in(held) - age
+    renew_in = pace.renew_in(held) - age
     asked_as_now = (held.asked_ttl, held.asked_interval) == (state.options.ttl, state.options.interval)
     if age < timedelta(0) or state.durable.pending is not None or not asked_as_now:
         renew_in = timedelta(0)
@@ -348,17 +264,12 @@ def _kept(state: State, event: Saved, now: Moment) -> Outcome:
         is_new=True,
         untold=True,
         expires=Due.after(held.ttl - late, now),
-        renew_due=Due.after(max(_renew_in(held) - late, _SHORTEST), now),
+        renew_due=Due.after(max(pace.renew_in(held) - late, pace.SHORTEST), now),
         failures=0,
         trouble=None,
         refusal=None,
     )
     return state, (Publish(held),)
-
-
-def _renew_in(held: Held) -> timedelta:
-    """The server says when, unless that is never in time."""
-    return held.renew_after if held.renew_after < held.ttl else held.ttl / 2
 
 
 def _not_kept(state: State, event: SaveFailed, now: Moment) -> Outcome:
@@ -380,7 +291,7 @@ def _refused(state: State, event: WasRefused, now: Moment) -> Outcome:
     ):
         return _attempt(replace(state, refusal=error, failures=0), Purpose.JOIN, now)
     if state.options.one_shot:
-        if reason in SERVER_TROUBLE:
+        if reason in pace.SERVER_TROUBLE:
             return _wait(state, error, now)
         return _finish(state, REFUSED, error)
     ends = ENDS_JOIN if state.purpose is Purpose.JOIN else ENDS_LINEAGE
@@ -415,10 +326,7 @@ def _untrusted(state: State, event: Untrusted, now: Moment) -> Outcome:
 
 def _wait(state: State, error: MeziteError, now: Moment) -> Outcome:
     failures = state.failures + 1
-    is_answer = isinstance(error, Refused) and error.reason not in SERVER_TROUBLE
-    delay = retry_delay(
-        failures + (_REFUSAL_HEAD_START if is_answer else 0), now.chance, _ceiling(state, is_answer, now)
-    )
+    delay = pace.retry_in(state, failures, error, now)
     if state.options.one_shot and (state.give_up is None or state.give_up.left(now) <= delay):
         return _finish(state, AGAIN, error)
     state = replace(
@@ -430,18 +338,6 @@ def _wait(state: State, error: MeziteError, now: Moment) -> Outcome:
         trouble=error,
     )
     return state, (TellTrouble(error, delay),)
-
-
-def _ceiling(state: State, is_answer: bool, now: Moment) -> timedelta:
-    """The longest wait: a fifth of what is left of the certificate, so that
-    there are tries before it ends; when it has ended, every minute counts."""
-    held = state.durable.held
-    if held is None or state.expires is None:
-        return _CEILING_AFTER_END
-    if is_answer:
-        return max(_SECOND, min(_CEILING, held.ttl / 2))
-    left = state.expires.left(now)
-    return max(_SECOND, min(_CEILING, left / 5)) if left else _CEILING_AFTER_END
 
 
 # --- publishing ----------------------------------------------------------------------------
@@ -475,7 +371,7 @@ def _publish_failed(state: State, event: PublishFailed, now: Moment) -> Outcome:
     if state.options.one_shot:
         return _finish(state, _local_exit_code(event.error), event.error)
     failures = state.publish_failures + 1
-    delay = retry_delay(failures, now.chance, _CEILING_AFTER_END)
+    delay = pace.republish_in(failures, now)
     state = replace(state, publish_failures=failures, publish_due=Due.after(delay, now))
     trouble = TellTrouble(event.error, delay)
     phase = Phase.HOLDING if state.retry_due is None else Phase.WAITING

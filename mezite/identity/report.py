@@ -9,7 +9,8 @@ from mezite.certs import keys
 from mezite.core.duration import format_duration
 from mezite.errors import MeziteError, Reason, Refused, Unreachable, UntrustedServer
 from mezite.identity.events import Moment
-from mezite.identity.machine import Phase, State
+from mezite.identity.records import Held
+from mezite.identity.states import Phase, State
 
 _REMEDIES: dict[Reason, str] = {
     Reason.LOCKED: "an operator has locked it; it goes on by itself once unlocked",
@@ -39,9 +40,10 @@ def remedy(error: MeziteError) -> str:
 
 
 def error_line(error: MeziteError) -> str:
-    """*error* with its stable code, which refusals must show literally."""
-    text = str(error)
-    return f"{error.code}: {text}" if isinstance(error, Refused) and error.code not in text else text
+    """*error* with its stable code, which refusals must show literally, and the way out."""
+    helps = remedy(error)
+    text = f"{error}; {helps}" if helps else str(error)
+    return f"{text} ({error.code})" if isinstance(error, Refused) else text
 
 
 def status(state: State, *, destination: str, server: str, now: Moment) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def status(state: State, *, destination: str, server: str, now: Moment) -> dict[
             "principals": list(held.principals),
             "roles": list(held.roles),
             "lineage_key": keys.fingerprint(held.keys.lineage.public),
-            "valid_before": text_time(datetime.fromtimestamp(held.valid_before_unix, UTC)),
+            "valid_before": valid_until(held),
             "seconds_left": 0 if state.expires is None else _seconds(state.expires.left(now)),
             "received_at": text_time(held.received_at),
             "clock_skew_seconds": round(held.skew.total_seconds(), 1),
@@ -86,17 +88,28 @@ def text_time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def issued_lines(state: State, *, joined: bool, destination: str, now: Moment) -> list[str]:
-    """What is told of an identity that has just come."""
-    held = state.durable.held
-    assert held is not None
-    until = text_time(datetime.fromtimestamp(held.valid_before_unix, UTC))
-    logins = ", ".join(held.principals)
-    verb = "joined" if joined else "renewed"
-    lines = [
-        f"{verb} as bot {held.bot}, instance {held.instance_id}, generation {held.generation}",
-        f"certificate for {logins} valid until {until} ({format_duration(held.ttl)})",
-    ]
-    if joined:
-        lines.append(f"wrote ssh_key, ssh_key-cert.pub, known_hosts and ssh_config to {destination}")
-    return lines
+def joined_lines(held: Held, destination: str) -> tuple[str, ...]:
+    return (
+        f"joined as bot {held.bot}, instance {held.instance_id}, generation {held.generation}",
+        f"certificate for {', '.join(held.principals)} valid until {valid_until(held)} "
+        f"({format_duration(held.ttl)})",
+        f"wrote ssh_key, ssh_key-cert.pub, known_hosts and ssh_config to {destination}",
+    )
+
+
+def renewed_line(held: Held) -> str:
+    return (
+        f"renewed bot {held.bot}, instance {held.instance_id}, generation {held.generation}; "
+        f"certificate for {', '.join(held.principals)} valid until {valid_until(held)}"
+    )
+
+
+def held_line(held: Held, destination: str) -> str:
+    return (
+        f"going on with bot {held.bot}, instance {held.instance_id}, generation {held.generation} "
+        f"from {destination}; certificate valid until {valid_until(held)}"
+    )
+
+
+def valid_until(held: Held) -> str:
+    return text_time(datetime.fromtimestamp(held.valid_before_unix, UTC))

@@ -48,11 +48,12 @@ from mezite.identity.events import (
     Untrusted,
     WasRefused,
 )
-from mezite.identity.machine import Options, Phase, State, step
+from mezite.identity.machine import step
 from mezite.identity.outputs import Outputs
 from mezite.identity.records import Durable, GenerationKeys, Held, KeyPair, SshPair
 from mezite.identity.remote import Known, Remote
 from mezite.identity.state import StateFile
+from mezite.identity.states import Options, Phase, State
 
 TICK = timedelta(milliseconds=500)
 OUTPUT = "default"
@@ -126,6 +127,9 @@ class IdentityService(Service):
 
     def startService(self) -> None:
         super().startService()
+        held = self.state.durable.held
+        if held is not None:
+            self._log.info("{line}", line=report.held_line(held, self._where))
         self._feed(Start())
         if self.state.phase is not Phase.ENDED:
             self._loop.start(TICK.total_seconds(), now=False).addErrback(self._broken)
@@ -246,15 +250,15 @@ class IdentityService(Service):
     # --- telling ---------------------------------------------------------------------------
 
     def _tell_issued(self, action: TellIssued) -> None:
-        now = self._clocks.moment()
-        for line in report.issued_lines(
-            self.state, joined=action.joined, destination=self._where, now=now
-        ):
+        held = action.held
+        lines = report.joined_lines(held, self._where) if action.joined else (report.renewed_line(held),)
+        for line in lines:
             self._log.info("{line}", line=line)
         if not self.state.options.one_shot:
+            at = self._clocks.moment().wall + action.renew_in
             self._log.info(
                 "next renewal in {renew_in}, at {at}",
-                renew_in=_rounded(action.renew_in), at=report.text_time(now.wall + action.renew_in),
+                renew_in=_rounded(action.renew_in), at=report.text_time(at),
             )
         self._settle(None)
 

@@ -1,0 +1,50 @@
+"""When the daemon does what: the delays, for machine.py."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from mezite.core.lifetime import retry_delay
+from mezite.errors import MeziteError, Reason, Refused
+from mezite.identity.events import Moment
+from mezite.identity.records import Held
+from mezite.identity.states import State
+
+SHORTEST = timedelta(milliseconds=500)
+"""Between two renewals, whatever the server says."""
+SERVER_TROUBLE = frozenset({Reason.UNAVAILABLE, Reason.SERVER_CLOCK})
+"""Refusals that say nothing about the machine: as good as no answer."""
+
+_SECOND = timedelta(seconds=1)
+_CEILING = timedelta(minutes=5)
+_CEILING_WITHOUT_CERTIFICATE = timedelta(minutes=1)
+_REFUSAL_HEAD_START = 3
+"""A refusal is an answer: the next question waits as if so many had failed before."""
+
+
+def renew_in(held: Held) -> timedelta:
+    """After the answer that gave *held*: when the server says, unless that is never in time."""
+    return held.renew_after if held.renew_after < held.ttl else held.ttl / 2
+
+
+def retry_in(state: State, failures: int, error: MeziteError, now: Moment) -> timedelta:
+    """How long after the last of *failures* failed attempts, with *error*, the next one is due."""
+    is_answer = isinstance(error, Refused) and error.reason not in SERVER_TROUBLE
+    head_start = _REFUSAL_HEAD_START if is_answer else 0
+    return retry_delay(failures + head_start, now.chance, _ceiling(state, is_answer, now))
+
+
+def republish_in(failures: int, now: Moment) -> timedelta:
+    return retry_delay(failures, now.chance, _CEILING_WITHOUT_CERTIFICATE)
+
+
+def _ceiling(state: State, is_answer: bool, now: Moment) -> timedelta:
+    """The longest wait: a fifth of what is left of the certificate, so that
+    there are tries before it ends; when it has ended, every minute counts."""
+    held = state.durable.held
+    if held is None or state.expires is None:
+        return _CEILING_WITHOUT_CERTIFICATE
+    if is_answer:
+        return max(_SECOND, min(_CEILING, held.ttl / 2))
+    left = state.expires.left(now)
+    return max(_SECOND, min(_CEILING, left / 5)) if left else _CEILING_WITHOUT_CERTIFICATE

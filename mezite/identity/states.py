@@ -1,0 +1,86 @@
+"""Where the daemon is: the phases of machine.py's table, and all that a step knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+
+from mezite.core.request import JoinRequest, RenewRequest, TokenText
+from mezite.errors import MeziteError, Refused
+from mezite.identity.events import Due
+from mezite.identity.records import Durable
+
+
+class Phase(Enum):
+    EMPTY = "empty"
+    """Not started."""
+    PREPARING = "preparing"
+    """Keys are being made and saved, or the destination looked at; nothing is sent yet."""
+    JOINING = "joining"
+    """A token is being redeemed."""
+    RENEWING = "renewing"
+    """The next generation has been asked for."""
+    PROVING = "proving"
+    """The same, once more over the server's nonce."""
+    KEEPING = "keeping"
+    """An answer is being saved."""
+    PUBLISHING = "publishing"
+    """The destination is being written."""
+    HOLDING = "holding"
+    """Nothing is due."""
+    WAITING = "waiting"
+    """The last attempt failed; the next one is due later."""
+    ENDED = "ended"
+
+
+class Purpose(Enum):
+    """What an attempt is for."""
+
+    JOIN = "join"
+    RENEW = "renew"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the person who started the daemon asked for."""
+
+    token: TokenText | None = None
+    one_shot: bool = False
+    ttl: timedelta | None = None
+    interval: timedelta | None = None
+    server: str = ""
+    """The auth server's address (``host:port``)."""
+    host: str = ""
+    boot_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    options: Options
+    durable: Durable
+    """What is on the disk."""
+    phase: Phase = Phase.EMPTY
+    purpose: Purpose = Purpose.RENEW
+    unsaved: Durable | None = None
+    """What a :class:`Save` under way puts there."""
+    request: JoinRequest | RenewRequest | None = None
+    """The one under way: a nonce is answered by these very bytes."""
+    proofs: int = 0
+    is_new: bool = False
+    """The identity held was given in this run."""
+    untold: bool = False
+    """It has not been told of yet."""
+    expires: Due | None = None
+    """The end of the certificate held."""
+    renew_due: Due | None = None
+    retry_due: Due | None = None
+    failures: int = 0
+    publish_due: Due | None = None
+    publish_failures: int = 0
+    give_up: Due | None = None
+    """When a one-shot run stops asking."""
+    trouble: MeziteError | None = None
+    """Why the last attempt failed; ``None`` after one that did not."""
+    refusal: Refused | None = None
+    """Why the lineage is over for which a token is now redeemed."""
