@@ -58,6 +58,7 @@ class _Link:
         self._reading = connection is None
         self._connection = connection
         self._failed: StorageFailure | None = None
+        self.serials = Serials()
 
     def begin(self) -> None:
         if self._connection is None:
@@ -139,7 +140,6 @@ class QueuedStorage:
         self._source = source
         self._deliver = _at_once if deliver is None else deliver
         self._listeners: tuple[Listener, ...] = ()
-        self._serials = Serials()
         self._lock = threading.Lock()
         self._closed = False
         self._writes: SimpleQueue[_Job | None] = SimpleQueue()
@@ -211,7 +211,7 @@ class QueuedStorage:
 
     def _run_batch(self, batch: Sequence[_Job], link: _Link) -> None:
         """One transaction: every job's future is resolved after its end."""
-        limit = self._serials.limit
+        limit = link.serials.limit
         started: list[_Job] = []
         topics: set[str] = set()
         waiting = iter(batch)
@@ -227,7 +227,7 @@ class QueuedStorage:
             link.give_up()
             if not isinstance(error, StorageFailure):
                 _log.exception("%s: a batch failed", self._source.name)
-            self._serials.limit = min(self._serials.limit, limit)
+            link.serials.limit = limit
             started += [job for job in waiting if job.future.set_running_or_notify_cancel()]
             calls = [partial(job.settle, None, StorageFailure(str(error))) for job in started]
             topics.clear()
@@ -242,8 +242,8 @@ class QueuedStorage:
         Raises ``StorageFailure`` when the whole batch cannot go on.
         """
         link.change("savepoint use_case")
-        limit = self._serials.limit
-        transaction = SqlTransaction(link, None if job.reading else self._serials)
+        limit = link.serials.limit
+        transaction = SqlTransaction(link, None if job.reading else link.serials)
         result, error = None, None
         try:
             result = job.use_case(transaction)
@@ -255,7 +255,7 @@ class QueuedStorage:
             topics |= transaction.changed
         else:
             link.change("rollback to use_case")
-            self._serials.limit = limit
+            link.serials.limit = limit
         link.change("release use_case")
         return partial(job.settle, result, error)
 

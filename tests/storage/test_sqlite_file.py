@@ -16,12 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from mezite.errors import StorageFailure
+from mezite.errors import NotFound, StorageFailure
 from mezite.storage import schema
+from mezite.storage.interface import Transaction
 from mezite.storage.queued import QueuedStorage
 from mezite.storage.sqlite import SqliteStorage
 from mezite.storage.sqlite_file import DatabaseFile
 from tests.storage.making import held, make_bot, make_role, read, write
+from tests.storage_faults import Faults
 
 NOBODY = 65534
 
@@ -34,6 +36,11 @@ def database(tmp_path: Path) -> Path:
     write(storage, lambda tx: tx.add_bot(make_bot()))
     storage.close()
     return path
+
+
+@pytest.fixture
+def faults() -> Faults:
+    return Faults()
 
 
 @contextmanager
@@ -136,6 +143,30 @@ def test_two_storages_share_one_file(database: Path) -> None:
     first.close()
     assert read(second, lambda tx: tx.bot("ci")) == make_bot()
     second.close()
+
+
+@pytest.mark.parametrize("commit_fails", [False, True], ids=["use case", "batch"])
+def test_serials_reserved_in_vain_are_reserved_again(
+    tmp_path: Path, faults: Faults, commit_fails: bool
+) -> None:
+    """What was rolled back is not in the file: another process that opens it
+    must not get a number that this one goes on to use."""
+    path = tmp_path / "mezite.db"
+    storage = SqliteStorage(path, connection_class=faults.connection_class)
+
+    def reserve(tx: Transaction) -> None:
+        tx.next_serial()
+        if not commit_fails:
+            raise NotFound("undone")
+
+    if commit_fails:
+        faults.fail("commit")
+    assert storage.write(reserve).exception(30) is not None
+    used = [write(storage, lambda tx: tx.next_serial()) for _ in range(3)]
+    other = SqliteStorage(path)
+    assert write(other, lambda tx: tx.next_serial()) > max(used)
+    other.close()
+    storage.close()
 
 
 def test_many_may_open_a_new_file_at_once(tmp_path: Path) -> None:
