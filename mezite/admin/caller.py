@@ -14,7 +14,8 @@ from mezite.errors import UsageError
 
 _SO_PEERGROUPS = 59
 """Linux 4.13: the groups the peer had when it connected; Python has no name for it."""
-_MAX_GROUPS = 65536
+_GROUPS_BYTES = 1024
+"""256 groups: Python asks for no more."""
 _CREDENTIALS = struct.Struct("iII")
 
 
@@ -57,9 +58,9 @@ def caller_of(peer: socket.socket) -> Caller:
 
 def _groups(peer: socket.socket, name: str, gid: int) -> frozenset[int]:
     try:
-        raw = peer.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_GROUPS)
+        raw = peer.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
     except OSError:
-        # An older kernel: what the group database says is the next best.
+        # An older kernel, or more groups: what the group database says is the next best.
         try:
             return frozenset((gid, *os.getgrouplist(name, gid)))
         except OSError:

@@ -192,6 +192,8 @@ def _who_may(path: str) -> str:
                 return f"become root or a member of the group {grp.getgrgid(status.st_gid).gr_name}"
             except KeyError:
                 return f"become root or a member of the group {status.st_gid}"
+        if status.st_uid == 0:
+            break
         try:
             return f"become root or {pwd.getpwuid(status.st_uid).pw_name}"
         except KeyError:

@@ -169,7 +169,7 @@ class Connection(Protocol, TimeoutMixin):
         if method is None:
             return jsonrpc.error_line(
                 request.id, jsonrpc.METHOD_NOT_FOUND, "method_not_found",
-                f"no method {plain(request.method)!r} here",
+                f"there is no method {plain(request.method)}",
             )
         try:
             result = method(self.caller, request.params)
