@@ -212,6 +212,22 @@ def test_unknown_host_ca_is_refused_by_ssh(builtin: Node) -> None:
     assert b"Host key verification failed" in done.stderr
 
 
+def test_plain_host_key_is_offered_too(builtin: Node) -> None:
+    """For clients that know no certificates, and those that pinned the key itself."""
+    pinned = builtin.directory / "pinned_hosts"
+    found = builtin.run(
+        builtin.identity("good"), "true",
+        options=(f"UserKnownHostsFile={pinned}", "StrictHostKeyChecking=no", "HostKeyAlgorithms=ssh-ed25519"),
+    )
+    assert found.returncode == 0
+    assert pinned.read_text().split()[1] == "ssh-ed25519"
+    again = builtin.run(
+        builtin.identity("good"), "true",
+        options=(f"UserKnownHostsFile={pinned}", "HostKeyAlgorithms=ssh-ed25519"),
+    )
+    assert again.returncode == 0
+
+
 @pytest.mark.parametrize("key_type", [("ed25519",), ("ecdsa", "-b", "384"), ("rsa", "-b", "2048")])
 def test_certificates_by_ssh_keygen_log_in(key_type: tuple[str, ...], principals: Node) -> None:
     """Made by ``ssh-keygen -s`` with the same CA: principals are all that counts here."""

@@ -234,3 +234,23 @@ def test_answers_are_those_expected() -> None:
     assert connection.numbers(IGNORE, wire.string(b"")) == []
     assert connection.numbers(REQUEST, b"") == [FAILURE]
     assert connection.numbers(REQUEST, connection.request()) == [SUCCESS]
+
+
+def test_changed_byte_ends_the_connection() -> None:
+    """Wherever it is: in the length, the body or the code behind it."""
+    for at in (0, 5, 20, -1):
+        connection = Wire().log_in()
+        connection.client.sendPacket(80, wire.string(b"keepalive@openssh.com") + b"\1")
+        (packet,) = connection.client.transport.stream
+        changed = bytearray(packet)
+        changed[at] ^= 1
+        connection.client.transport.stream[:] = [bytes(changed)]
+        # A changed length makes the node wait for more, which then is wrong.
+        connection.settle()
+        for _ in range(70):
+            if connection.client.lost:
+                break
+            connection.client.sendPacket(2, wire.string(b"x" * 30000))
+            connection.settle()
+        assert connection.client.lost
+        assert 82 not in [number for number, _ in connection.client.received]
