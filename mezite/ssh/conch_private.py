@@ -141,7 +141,7 @@ class NodeTransport(SSHServerTransport):
     def authenticated(self) -> None:
         """The login is done: its time limit ends."""
         self._cancel_timer()
-        self.factory.logged_in()
+        self.factory.logged_in(self)
 
     def _cancel_timer(self) -> None:
         try:

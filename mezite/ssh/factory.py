@@ -44,8 +44,9 @@ class NodeSettings:
     max_attempts: int = 6
     max_channels: int = 10
     """Of one connection at a time, as sshd's MaxSessions."""
-    max_logging_in: int = 200
-    """Connections that have not logged in yet; further ones are closed at once."""
+    max_logging_in: int = 500
+    """Connections that have not logged in yet; one more ends the oldest of them,
+    so that idle strangers keep nobody out."""
     hangup_grace_seconds: float = 5
     """Between hanging up a command and killing it."""
     recheck_seconds: float = 10
@@ -98,6 +99,8 @@ class NodeFactory(SSHFactory):
         self.portal = Portal(realm, [self.checker])
         self.services = {b"ssh-userauth": NodeUserAuth}
         self._connections: set[NodeTransport] = set()
+        self._logging_in: dict[NodeTransport, None] = {}
+        """Those without a login yet, the oldest first."""
         self._gone: list[Deferred[None]] = []
         self._recheck_timer: Any = None
         self._rechecking = False
@@ -123,17 +126,20 @@ class NodeFactory(SSHFactory):
     def buildProtocol(  # type: ignore[override]  # None is Factory's own way to refuse
         self, addr: IAddress | None
     ) -> NodeTransport | None:
-        logging_in = sum(not hasattr(one, "avatar") for one in self._connections)
-        if self._stopping or logging_in >= self.settings.max_logging_in:
-            self._log.warn("connection from {address} closed: too many are logging in", address=addr)
-            return None
-        return Factory.buildProtocol(self, addr)
+        return None if self._stopping else Factory.buildProtocol(self, addr)
 
     def connection_made(self, connection: NodeTransport) -> None:
         self._connections.add(connection)
+        self._logging_in[connection] = None
+        if len(self._logging_in) > self.settings.max_logging_in:
+            oldest = next(iter(self._logging_in))
+            del self._logging_in[oldest]
+            self._log.warn("{address}: ended, too many are logging in", address=oldest.address)
+            oldest.end("too_many", b"too many are logging in")
 
     def connection_lost(self, connection: NodeTransport) -> None:
         self._connections.discard(connection)
+        self._logging_in.pop(connection, None)
         if not self._connections:
             self._cancel_recheck()
             gone, self._gone = self._gone, []
@@ -142,8 +148,12 @@ class NodeFactory(SSHFactory):
 
     # --- locks for live connections ------------------------------------------------------------
 
-    def logged_in(self) -> None:
-        """A connection has logged in: from now on locks are looked up again and again."""
+    def logged_in(self, connection: NodeTransport) -> None:
+        """*connection* has logged in: from now on locks are looked up again and again."""
+        self._logging_in.pop(connection, None)
+        self._recheck_later()
+
+    def _recheck_later(self) -> None:
         if self._recheck_timer is None and not self._stopping:
             self._recheck_timer = self.reactor.callLater(self.settings.recheck_seconds, self._recheck_due)
 
@@ -192,7 +202,7 @@ class NodeFactory(SSHFactory):
             self._recheck_again = False
             self.policy_changed()
         elif self._users():
-            self.logged_in()
+            self._recheck_later()
 
     # --- end -----------------------------------------------------------------------------------
 

@@ -134,8 +134,8 @@ class Command(ProcessProtocol):
                     directory, self,
                 )
                 break
-            except OSError as error:
-                why = error
+            except (OSError, subprocess.SubprocessError) as error:
+                why: Exception = error
         else:
             self._log.warn("cannot run commands as {account}: {why}", account=self._account.name, why=why)
             self._session.writeExtended(STDERR, b"this node cannot run commands now\n")

@@ -1,7 +1,8 @@
 """Session channels: exec, shell and subsystem through one door (RFC 4254 §6).
 
 The certificate's ``force-command`` replaces whatever was asked for, by any of
-the three.  Memory is bounded in both directions: a program is paused while its
+the three.  A session does not end with its certificate (as with sshd), but with
+a lock.  Memory is bounded in both directions: a program is paused while its
 output cannot leave, and the peer gets new window only for input that was taken.
 """
 
@@ -83,6 +84,7 @@ class NodeSession(SSHChannel):
         self._out: deque[tuple[int, bytes]] = deque()
         self._last_words: tuple[bytes, bytes] | None = None
         self._paused = False
+        self._is_finished = False
 
     # --- requests --------------------------------------------------------------------------
 
@@ -229,8 +231,10 @@ class NodeSession(SSHChannel):
                 self.flow_changed()
 
     def _finish(self) -> None:
-        if self.localClosed or self._last_words is None:
+        # Sending may fill the socket, which comes back here.
+        if self.localClosed or self._is_finished or self._last_words is None:
             return
+        self._is_finished = True
         self.conn.sendEOF(self)
         self.conn.sendRequest(self, *self._last_words)
         self.conn.sendClose(self)

@@ -220,12 +220,14 @@ def test_peer_that_reads_nothing_is_cut_off() -> None:
             if call.func == connection.server_io.abortConnection] == [5]
 
 
-def test_new_connections_are_refused_when_too_many_log_in() -> None:
-    first = Wire(max_logging_in=2)
-    Wire(factory=first.factory)
-    assert first.factory.buildProtocol(None) is None
-    first.log_in()
-    assert first.factory.buildProtocol(None) is not None
+def test_oldest_goes_when_too_many_log_in() -> None:
+    """Strangers who only sit there keep nobody out; who is logged in stays."""
+    user = Wire(max_logging_in=2).log_in()
+    idle = [Wire(factory=user.factory) for _ in range(3)]
+    for connection in (user, *idle):
+        connection.settle()
+    assert [connection.client.lost for connection in (user, *idle)] == [False, True, False, False]
+    idle[2].log_in()
 
 
 def test_answers_are_those_expected() -> None:
