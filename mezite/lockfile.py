@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -32,9 +33,12 @@ class LockFile:
         self.note_holder()
 
     def note_holder(self) -> None:
-        """This process's id stands in the file, for whoever finds it taken."""
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, b"%d\n" % os.getpid(), 0)
+        """This process's id stands in the file, for whoever finds it taken.
+
+        A courtesy: on a full disk the lock holds without it.
+        """
+        with contextlib.suppress(OSError):
+            os.pwrite(self._descriptor, b"%-19d\n" % os.getpid(), 0)
 
     def release(self) -> None:
         if self._descriptor >= 0:
