@@ -145,7 +145,7 @@ def _serve(
     asyncioreactor.install(loop)
     from twisted.internet import reactor as installed
 
-    from mezite.identity.control import control_service
+    from mezite.identity.control import ControlService
     from mezite.identity.events import Finish
     from mezite.identity.logs import begin_logging
     from mezite.identity.remote import GrpcRemote
@@ -183,7 +183,7 @@ def _serve(
     services: list[Any] = [service]
     if not config.one_shot:
         socket_path = config.control_socket or state_file.directory / "control.sock"
-        services.append(control_service(reactor, socket_path, service))
+        services.append(ControlService(reactor, socket_path, service))
     finished: list[Finish] = []
 
     def end(finish: Finish) -> None:

@@ -9,13 +9,34 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from mezite.admin.protocol import Caller, Method, SocketService
-from mezite.errors import InvalidInput
+from mezite.errors import InvalidInput, StateFailure
 from mezite.identity.service import IdentityService
 
 
-def control_service(reactor: Any, path: Path, service: IdentityService) -> SocketService:
-    """Lets root and this user ask *service*, on the unix socket at *path*."""
-    return SocketService(reactor, path, methods(service))
+class ControlService(SocketService):
+    """Lets root and this user ask *service*, on the unix socket at *path*.
+
+    A path that cannot be a socket's, or is somebody else's, ends the daemon
+    before it has begun.  Where only the file system stands in the way (a full
+    disk, say), it goes on without the socket: the identity matters more.
+    """
+
+    def __init__(self, reactor: Any, path: Path, service: IdentityService) -> None:
+        super().__init__(reactor, path, methods(service))
+        self._is_out_of_order = False
+
+    def privilegedStartService(self) -> None:
+        if self._is_out_of_order:
+            return
+        try:
+            super().privilegedStartService()
+        except StateFailure as error:
+            self._is_out_of_order = True
+            self._log.warn("{error}; going on without the control socket", error=error)
+
+    def startService(self) -> None:
+        if not self._is_out_of_order:
+            super().startService()
 
 
 def methods(service: IdentityService) -> dict[str, Method]:

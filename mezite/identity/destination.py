@@ -127,14 +127,15 @@ class Directory:
         return True
 
     def _holds(self, directory: Path, outputs: Outputs) -> bool:
-        for name, (content, mode) in outputs.files(str(directory)).items():
-            path = directory / name
+        found: dict[str, bytes] = {}
+        for name, (_, mode) in outputs.files(str(directory)).items():
             try:
-                if path.read_bytes() != content or os.lstat(path).st_mode & 0o777 != mode:
+                found[name] = (directory / name).read_bytes()
+                if (directory / name).lstat().st_mode & 0o777 != mode:
                     return False
             except OSError:
                 return False
-        return True
+        return outputs.are(found, str(directory))
 
     def _publish(self, outputs: Outputs) -> None:
         self._sets.mkdir(mode=0o755, exist_ok=True)
@@ -231,10 +232,10 @@ class Memory:
             raise StateFailure("cannot write to memory: no room; make room there")
 
     def publish(self, outputs: Outputs, now: timedelta) -> bool:
-        files = {name: content for name, (content, _) in outputs.files("/memory").items()}
-        if files == self._files:
+        if outputs.are(self._files, "/memory"):
             return False
         self.check()
+        files = {name: content for name, (content, _) in outputs.files("/memory").items()}
         if self._files:
             self.replaced.append((now, self._files))
         self._files = files

@@ -102,8 +102,12 @@ def _start(state: State, event: Start, now: Moment) -> Outcome:
         return _attempt(state, Purpose.JOIN, now)
     age = now.wall - held.received_at
     renew_in = pace.renew_in(held) - age
-    asked_as_now = (held.asked_ttl, held.asked_interval) == (state.options.ttl, state.options.interval)
-    if age < timedelta(0) or state.durable.pending is not None or not asked_as_now:
+    if (
+        age < timedelta(0)
+        or state.durable.pending is not None
+        or not _has_been_granted(state)
+        or _has_unseen_token(state)
+    ):
         renew_in = timedelta(0)
     state = replace(
         state,
@@ -364,7 +368,8 @@ def _after_publishing(state: State, now: Moment) -> Outcome:
     if state.options.one_shot and not state.is_new:
         state, actions = _attempt(state, Purpose.RENEW, now)
         return state, (*told, *actions)
-    return replace(state, phase=Phase.HOLDING), told
+    state, actions = _tick(replace(state, phase=Phase.HOLDING), Tick(), now)
+    return state, (*told, *actions)
 
 
 def _publish_failed(state: State, event: PublishFailed, now: Moment) -> Outcome:

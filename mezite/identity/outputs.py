@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 
 from mezite.certs import keys, ssh
 from mezite.core.model import Node
@@ -27,6 +30,9 @@ class Outputs:
     """One set of files, to be published together."""
 
     ssh_key: bytes = field(repr=False)
+    """An OpenSSH private key file; it has random parts, so two of one key differ."""
+    public: bytes
+    """The public half, SSH wire format."""
     certificate: bytes
     known_hosts: bytes
     nodes: tuple[Node, ...]
@@ -37,6 +43,7 @@ class Outputs:
         private = keys.private_from_pem(held.keys.ssh[0].pair.private_pem, None)
         return cls(
             ssh_key=keys.private_to_openssh(private, comment),
+            public=held.keys.ssh[0].pair.public,
             certificate=ssh.certificate_line(held.certificates[0], comment).encode() + b"\n",
             known_hosts=known_hosts(held.trust.host_cas),
             nodes=held.trust.nodes,
@@ -50,6 +57,22 @@ class Outputs:
             KNOWN_HOSTS: (self.known_hosts, 0o644),
             SSH_CONFIG: (ssh_config(directory, self.nodes), 0o644),
         }
+
+    def are(self, found: Mapping[str, bytes], directory: str) -> bool:
+        """Whether *found*, name → content in *directory*, says the same as these."""
+        wanted = {name: content for name, (content, _) in self.files(directory).items()}
+        if found.keys() != wanted.keys():
+            return False
+        if any(found[name] != wanted[name] for name in NAMES if name != SSH_KEY):
+            return False
+        try:
+            key = serialization.load_ssh_private_key(found[SSH_KEY], None)
+        except (ValueError, UnsupportedAlgorithm):
+            return False
+        line = key.public_key().public_bytes(
+            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+        )
+        return keys.parse_public_line(line.decode()) == self.public
 
 
 def known_hosts(host_cas: Sequence[bytes]) -> bytes:

@@ -41,43 +41,36 @@ def remedy(error: MeziteError) -> str:
 
 def error_line(error: MeziteError) -> str:
     """*error* with its stable code, which refusals must show literally, and the way out."""
-    helps = remedy(error)
+    helps = "" if isinstance(error, Unreachable) else remedy(error)
     text = f"{error}; {helps}" if helps else str(error)
     return f"{text} ({error.code})" if isinstance(error, Refused) else text
 
 
 def status(state: State, *, destination: str, server: str, now: Moment) -> dict[str, Any]:
-    """The daemon as JSON: no secret in it."""
-    held = state.durable.held
-    trouble = state.trouble
+    """The daemon as JSON: no secret in it; facts of the identity are null where there is none."""
+    held, trouble = state.durable.held, state.trouble
     next_due = state.retry_due if state.phase is Phase.WAITING else state.renew_due
-    document: dict[str, Any] = {
+    return {
         "state": state.phase.value,
-        "destination": destination,
-        "server": server,
-        "outputs": ["files"],
-        "published": held is not None and state.publish_due is None,
-        "next_attempt_in_seconds": None if next_due is None else _seconds(next_due.left(now)),
-        "last_error": None if trouble is None else {
+        "bot": held and held.bot,
+        "instance": held and held.instance_id,
+        "generation": held and held.generation,
+        "cluster": held and held.trust.cluster_name,
+        "principals": list(held.principals) if held else [],
+        "roles": list(held.roles) if held else [],
+        "lineage_key": held and keys.fingerprint(held.keys.lineage.public),
+        "valid_before": held and valid_until(held),
+        "seconds_left": _seconds(state.expires.left(now)) if state.expires else None,
+        "next_attempt_in_seconds": _seconds(next_due.left(now)) if next_due else None,
+        "last_error": trouble and {
             "code": trouble.code, "message": str(trouble), "remedy": remedy(trouble)
         },
-        "identity": None,
+        "clock_skew_seconds": round(held.skew.total_seconds(), 1) if held else None,
+        "destination": destination,
+        "outputs": ["files"],
+        "published": held is not None and state.publish_due is None,
+        "server": server,
     }
-    if held is not None:
-        document["identity"] = {
-            "bot": held.bot,
-            "instance": held.instance_id,
-            "generation": held.generation,
-            "cluster": held.trust.cluster_name,
-            "principals": list(held.principals),
-            "roles": list(held.roles),
-            "lineage_key": keys.fingerprint(held.keys.lineage.public),
-            "valid_before": valid_until(held),
-            "seconds_left": 0 if state.expires is None else _seconds(state.expires.left(now)),
-            "received_at": text_time(held.received_at),
-            "clock_skew_seconds": round(held.skew.total_seconds(), 1),
-        }
-    return document
 
 
 def _seconds(duration: timedelta) -> float:
