@@ -96,7 +96,8 @@ class Transaction(Protocol):
     """One open transaction.  Methods raise nothing but ``StorageFailure``, and
     :class:`~mezite.errors.Conflict` from the ``add_*`` methods when the key is taken.
 
-    Lists are ordered and paged by key; ``limit`` is 1 to ``MAX_PAGE``.
+    Lists are ordered and paged by key; ``limit`` is 1 to ``MAX_PAGE``, and is
+    brought there when it is not.
     """
 
     # Cluster values and serial numbers.
@@ -195,7 +196,9 @@ class Transaction(Protocol):
         ...
 
     def keep_key(self, instance_id: str, *, generation: int, lineage_key: str) -> bool:
-        """An operator decided which key a forked instance goes on with."""
+        """An operator decided which key a forked instance goes on with: it is at
+        that generation, and its previous key and request hash are forgotten, so
+        that neither a reissue nor a repeated join can follow from what was before."""
         ...
 
     def set_recoverable(self, instance_id: str, recoverable: bool) -> bool: ...

@@ -1,8 +1,9 @@
 """Use cases queued to threads, and committed a batch at a time.
 
 One thread writes.  It takes what has queued up while the last COMMIT waited
-for the disk, runs each use case in a savepoint of its own, and commits them
-together: the disk is waited for once.  Other threads read, each on a snapshot.
+for the disk, and what arrives while it runs these, each use case in a
+savepoint of its own, and commits them together: the disk is waited for once.
+Other threads read, each on a snapshot.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -191,34 +192,19 @@ class QueuedStorage:
         )
 
     def _serve(self, queue: SimpleQueue[_Job | None], link: _Link, most: int) -> None:
-        going = True
-        while going:
-            batch: list[_Job] = []
-            job = queue.get()
-            while job is not None:
-                batch.append(job)
-                if len(batch) == most:
-                    break
-                try:
-                    job = queue.get_nowait()
-                except Empty:
-                    break
-            else:
-                going = False
-            if batch:
-                self._run_batch(batch, link)
+        while (job := queue.get()) is not None:
+            self._run_batch(_arriving(job, queue, most), link)
         link.close()
 
-    def _run_batch(self, batch: Sequence[_Job], link: _Link) -> None:
-        """One transaction: every job's future is resolved after its end."""
+    def _run_batch(self, jobs: Iterator[_Job], link: _Link) -> None:
+        """One transaction: the future of every job is resolved after its end."""
         limit = link.serials.limit
         started: list[_Job] = []
+        calls: list[Callable[[], None]] = []
         topics: set[str] = set()
-        waiting = iter(batch)
         try:
             link.begin()
-            calls = []
-            for job in waiting:
+            for job in jobs:
                 if job.future.set_running_or_notify_cancel():
                     started.append(job)
                     calls.append(self._outcome(job, link, topics))
@@ -228,7 +214,8 @@ class QueuedStorage:
             if not isinstance(error, StorageFailure):
                 _log.exception("%s: a batch failed", self._source.name)
             link.serials.limit = limit
-            started += [job for job in waiting if job.future.set_running_or_notify_cancel()]
+            # Those that wait already would wait for the same failure once more.
+            started += [job for job in jobs if job.future.set_running_or_notify_cancel()]
             calls = [partial(job.settle, None, StorageFailure(str(error))) for job in started]
             topics.clear()
         if topics:
@@ -273,6 +260,24 @@ class QueuedStorage:
             # Better resolved in the wrong thread than never.
             _log.exception("results could not be delivered")
             _at_once(calls)
+
+
+def _arriving(job: _Job, queue: SimpleQueue[_Job | None], most: int) -> Iterator[_Job]:
+    """*job* and what is queued when it has been run, and so on, *most* of them.
+
+    Those that a commit released come back while the first of them are being
+    run, and are in time for the next commit.
+    """
+    yield job
+    for _ in range(most - 1):
+        try:
+            following = queue.get_nowait()
+        except Empty:
+            return
+        if following is None:
+            queue.put(None)
+            return
+        yield following
 
 
 def _at_once(calls: Sequence[Callable[[], None]]) -> None:

@@ -19,6 +19,10 @@ class SqliteStorage(QueuedStorage):
     Several processes may use one file at once; each gives out serial numbers
     from blocks of its own, and hears only of the changes it made itself.
 
+    When a future fails with ``StorageFailure``, nothing of its use case is there;
+    but if the disk failed under the COMMIT itself and power is lost before the
+    next one, SQLite may find it again: like a reply that got lost.
+
     Opening brings the schema up to date, with a backup beside the file first.
     Raises ``StorageFailure`` when the file cannot be used.  Open it after any
     fork: neither threads nor SQLite's locks survive one.

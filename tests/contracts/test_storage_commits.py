@@ -27,6 +27,7 @@ from tests.storage.making import (
     make_step,
     make_token,
     read,
+    together,
     with_bot,
     write,
 )
@@ -192,11 +193,10 @@ def test_a_batch_is_delivered_at_once(open_storage: OpenStorage) -> None:
         future = storage.write(lambda tx, number=number: use_case(tx, number))
         future.add_done_callback(lambda _, number=number: order.append(number))
     gate.set()
-    deliveries.wait(2)
-    assert len(deliveries.batches) == 2
-    for batch in deliveries.batches:
-        for call in batch:
-            call()
+    deliveries.wait()
+    (batch,) = deliveries.batches
+    for call in batch:
+        call()
     assert order == list(range(6))
 
 
@@ -352,19 +352,22 @@ def test_a_failed_batch_fails_as_a_whole_and_the_next_one_works(
     write(storage, setting("a"))
     storage.subscribe(told.append)
 
-    def strike(_: Transaction | None = None) -> None:
+    def strike() -> None:
         faults.fail(statement, code, rolls_back=rolls_back)
 
-    with held(storage):
-        # The batch that holds these up has begun, and is yet to commit.
-        if statement == "begin":
+    def first(tx: Transaction) -> None:
+        tx.set_value("b", b"b")
+        if statement != "begin":
             strike()
-        futures = [
-            storage.write(setting("b") if statement == "begin" else strike),
-            storage.write(setting("c")),
-            storage.write(lambda tx: tx.add_bot(make_bot())),
-            storage.write(lambda tx: tx.put_role(make_role())),
-        ]
+
+    futures = together(
+        storage,
+        first,
+        setting("c"),
+        lambda tx: tx.add_bot(make_bot()),
+        lambda tx: tx.put_role(make_role()),
+        just_before=strike if statement == "begin" else lambda: None,
+    )
     for future in futures:
         error = future.exception(30)
         assert isinstance(error, StorageFailure)

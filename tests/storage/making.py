@@ -93,7 +93,8 @@ def done(future: Future[T]) -> T:
 
 @contextmanager
 def held(storage: Storage) -> Iterator[None]:
-    """What is written inside queues up, and goes into one batch afterwards."""
+    """What is written inside queues up, and goes into one batch afterwards,
+    which has begun with a use case that holds it up."""
     entered, leave = threading.Event(), threading.Event()
 
     def wait(_: object) -> None:
@@ -107,6 +108,27 @@ def held(storage: Storage) -> Iterator[None]:
     finally:
         leave.set()
     blocked.exception(timeout=30)
+
+
+def together(
+    storage: Storage,
+    *use_cases: Callable[[Transaction], Any],
+    just_before: Callable[[], None] = lambda: None,
+) -> list[Future[Any]]:
+    """Writes that are one batch from its beginning: submitted by the storage's
+    own thread, between two batches.  The storage delivers at once."""
+    futures: list[Future[Any]] = []
+    submitted = threading.Event()
+
+    def submit(_: Future[None]) -> None:
+        just_before()
+        futures.extend(storage.write(use_case) for use_case in use_cases)
+        submitted.set()
+
+    with held(storage):
+        storage.write(lambda tx: None).add_done_callback(submit)
+    assert submitted.wait(30)
+    return futures
 
 
 def write(storage: Storage, use_case: Callable[[Transaction], T]) -> T:

@@ -18,6 +18,8 @@ import pytest
 from mezite.storage.interface import Transaction
 from mezite.storage.sqlite import SqliteStorage
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
