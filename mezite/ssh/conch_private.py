@@ -1,4 +1,4 @@
-"""The SSH transport: every use of a private name of Conch is in this file.
+"""The SSH transport: private names of Conch are used here and in framing only.
 
 What Conch lacks or does otherwise than a node needs, changed by overriding:
 host certificates in the key exchange, ``server-sig-algs`` for the *users'*
@@ -23,6 +23,7 @@ from mezite.certs import keys
 from mezite.certs.ssh import SUFFIX
 from mezite.certs.wire import Reader
 from mezite.core.audit import plain
+from mezite.ssh.framing import ETM, EtmFraming
 
 PRIVATE_NAMES: dict[Any, tuple[str, ...]] = {
     SSHServerTransport: (
@@ -89,7 +90,7 @@ def supported_key_exchanges() -> list[bytes]:
     return [name for name in _KEX if name in able]
 
 
-class NodeTransport(SSHServerTransport):
+class NodeTransport(EtmFraming, SSHServerTransport):
     """One connection, from its first byte to its last.
 
     ``factory`` is a :class:`mezite.ssh.factory.NodeFactory`.
@@ -100,7 +101,7 @@ class NodeTransport(SSHServerTransport):
     ourVersionString = b"SSH-2.0-Mezite"
     supportedKeyExchanges = supported_key_exchanges()
     supportedCiphers = [b"aes256-ctr", b"aes192-ctr", b"aes128-ctr"]
-    supportedMACs = [b"hmac-sha2-256", b"hmac-sha2-512"]
+    supportedMACs = [*ETM, b"hmac-sha2-256", b"hmac-sha2-512"]
     supportedCompressions = [b"none"]
     _log = Logger()
 

@@ -14,6 +14,7 @@ from twisted.test.iosim import FakeTransport, IOPump, connect
 from mezite.certs import keys, wire
 from mezite.certs.wire import Reader
 from mezite.ssh.conch_private import STRICT_CLIENT
+from mezite.ssh.framing import EtmFraming
 from mezite.ssh.userauth import ALGORITHMS
 from tests.ssh.node import FakeAccess, node_factory, user_certificate
 
@@ -26,11 +27,12 @@ SERVICE_REQUEST, SERVICE_ACCEPT, IGNORE = 5, 6, 2
 REQUEST, FAILURE, SUCCESS, PK_OK = 50, 51, 52, 60
 
 
-class RawClient(SSHClientTransport):
+class RawClient(EtmFraming, SSHClientTransport):
     """Conch's client transport up to the keys; then packets as lists."""
 
-    def __init__(self, *, strict: bool = False) -> None:
+    def __init__(self, *, strict: bool = False, mac: bytes = b"hmac-sha2-256") -> None:
         self.strict = strict
+        self.supportedMACs = [mac]
         self.received: list[tuple[int, bytes]] = []
         self.disconnected: bytes | None = None
         self.lost = False
@@ -81,13 +83,13 @@ class Wire:
 
     def __init__(
         self, access: FakeAccess | None = None, *, strict: bool = False, address: str = "192.0.2.7",
-        factory: Any = None, greet: bool = True, **settings: Any
+        factory: Any = None, greet: bool = True, mac: bytes = b"hmac-sha2-256", **settings: Any
     ) -> None:
         self.access = access or FakeAccess()
         self.clock = factory.reactor if factory is not None else Clock()
         self.factory = factory or node_factory(self.access, self.clock, self.now, **settings)
         self.server = self.factory.buildProtocol(None)
-        self.client = RawClient(strict=strict)
+        self.client = RawClient(strict=strict, mac=mac)
         peer = IPv4Address("TCP", address, 50000)
         self.server_io = FakeTransport(self.server, True, IPv4Address("TCP", "192.0.2.1", 22), peer)
         self.pump: IOPump = connect(

@@ -247,6 +247,14 @@ def test_key_exchanges(kind: str, builtin: Node) -> None:
     assert builtin.run(builtin.identity("kex"), "true", options=(f"KexAlgorithms={kind}",)).returncode == 0
 
 
+@pytest.mark.parametrize("suffix", ["", "-etm@openssh.com"])
+@pytest.mark.parametrize("size", ["256", "512"])
+def test_packet_codes(size: str, suffix: str, builtin: Node) -> None:
+    data = os.urandom(300_000)
+    options = (f"MACs=hmac-sha2-{size}{suffix}", "RekeyLimit=100K")
+    assert builtin.run(builtin.identity("mac"), "echo", stdin=data, options=options).stdout == data
+
+
 @pytest.mark.parametrize(
     "option", ["Ciphers=aes128-cbc", "MACs=hmac-sha1", "KexAlgorithms=diffie-hellman-group14-sha1"]
 )

@@ -10,7 +10,7 @@ from twisted.conch.ssh.transport import MSG_KEXINIT
 
 from mezite.certs import keys, wire
 from mezite.certs.ssh import parse_certificate
-from mezite.ssh import conch_private, process
+from mezite.ssh import conch_private, framing, process
 from tests.ssh.client import (
     FAILURE,
     IGNORE,
@@ -27,7 +27,7 @@ from tests.ssh.node import HOST_KEY, host_certificate
 USERAUTH = wire.string(b"ssh-userauth")
 
 
-@pytest.mark.parametrize("names", [conch_private.PRIVATE_NAMES, process.PRIVATE_NAMES])
+@pytest.mark.parametrize("names", [conch_private.PRIVATE_NAMES, framing.PRIVATE_NAMES, process.PRIVATE_NAMES])
 def test_private_names_are_still_there(names: dict[Any, tuple[str, ...]]) -> None:
     """A Twisted that moves one of these must be looked at before it is used."""
     for owner, wanted in names.items():
@@ -79,7 +79,7 @@ class Impatient(RawClient):
 
 
 def joined(client: RawClient, monkeypatch: pytest.MonkeyPatch) -> Wire:
-    monkeypatch.setattr("tests.ssh.client.RawClient", lambda strict: client)
+    monkeypatch.setattr("tests.ssh.client.RawClient", lambda **_: client)
     return Wire()
 
 
@@ -99,9 +99,14 @@ def test_old_clients_may_still_send_ignore(before_kexinit: bool, monkeypatch: py
     connection.log_in()
 
 
+MACS = [b"hmac-sha2-256", b"hmac-sha2-512", *framing.ETM]
+
+
+@pytest.mark.parametrize("mac", MACS)
 @pytest.mark.parametrize("strict", [False, True])
-def test_keys_can_change_again(strict: bool) -> None:
-    connection = Wire(strict=strict).log_in()
+def test_keys_can_change_again(strict: bool, mac: bytes) -> None:
+    connection = Wire(strict=strict, mac=mac).log_in()
+    assert connection.server.currentEncryptions.inMACType == mac
     before = connection.client.sessionID
     for _ in range(3):
         connection.client.sendKexInit()
@@ -238,10 +243,11 @@ def test_answers_are_those_expected() -> None:
     assert connection.numbers(REQUEST, connection.request()) == [SUCCESS]
 
 
-def test_changed_byte_ends_the_connection() -> None:
+@pytest.mark.parametrize("mac", MACS)
+def test_changed_byte_ends_the_connection(mac: bytes) -> None:
     """Wherever it is: in the length, the body or the code behind it."""
-    for at in (0, 5, 20, -1):
-        connection = Wire().log_in()
+    for at in (0, 2, 3, 4, 5, 20, -1):
+        connection = Wire(mac=mac).log_in()
         connection.client.sendPacket(80, wire.string(b"keepalive@openssh.com") + b"\1")
         (packet,) = connection.client.transport.stream
         changed = bytearray(packet)
