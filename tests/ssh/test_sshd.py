@@ -58,10 +58,24 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]
     else:
         pytest.skip("this sshd does not start here")
     try:
+        blob = user_certificate(keys.public_blob(SUBJECT), CA, principals=(LOGIN,))
+        if log_in(directory, port, blob, "true").returncode:
+            # An account without a shell, or a process without the rights it needs.
+            pytest.skip("this sshd lets nobody in here")
         yield directory, port
     finally:
         process.terminate()
         process.communicate(timeout=10)
+
+
+def log_in(directory: Path, port: int, blob: bytes, command: str) -> subprocess.CompletedProcess[bytes]:
+    (directory / "id-cert.pub").write_text(ssh.certificate_line(blob) + "\n")
+    return subprocess.run(
+        ["ssh", "-F", "none", "-i", str(directory / "id"), "-p", str(port), "-oIdentitiesOnly=yes",
+         "-oIdentityAgent=none", "-oBatchMode=yes", "-oStrictHostKeyChecking=no",
+         "-oUserKnownHostsFile=/dev/null", "-oLogLevel=ERROR", f"{LOGIN}@127.0.0.1", command],
+        capture_output=True, timeout=30,
+    )
 
 
 def soon(offset: int) -> int:
@@ -102,13 +116,7 @@ def test_sshd_and_we_agree(what: str, sshd: tuple[Path, int]) -> None:
     directory, port = sshd
     made = {"ca": CA, "principals": (LOGIN,), **changes}
     blob = user_certificate(keys.public_blob(SUBJECT), **made)
-    (directory / "id-cert.pub").write_text(ssh.certificate_line(blob) + "\n")
-    done = subprocess.run(
-        ["ssh", "-F", "none", "-i", str(directory / "id"), "-p", str(port), "-oIdentitiesOnly=yes",
-         "-oIdentityAgent=none", "-oBatchMode=yes", "-oStrictHostKeyChecking=no",
-         "-oUserKnownHostsFile=/dev/null", "-oLogLevel=ERROR", f"{LOGIN}@127.0.0.1", "echo in"],
-        capture_output=True, timeout=30,
-    )
+    done = log_in(directory, port, blob, "echo in")
     assert (done.returncode == 0) == is_good, done.stderr
     assert ours(blob) == is_good
 
@@ -129,11 +137,5 @@ def test_force_command_of_ours_is_obeyed_by_sshd(sshd: tuple[Path, int]) -> None
     blob = user_certificate(
         keys.public_blob(SUBJECT), CA, principals=(LOGIN,), **option("force-command", "echo forced")
     )
-    (directory / "id-cert.pub").write_text(ssh.certificate_line(blob) + "\n")
-    done = subprocess.run(
-        ["ssh", "-F", "none", "-i", str(directory / "id"), "-p", str(port), "-oIdentitiesOnly=yes",
-         "-oIdentityAgent=none", "-oBatchMode=yes", "-oStrictHostKeyChecking=no",
-         "-oUserKnownHostsFile=/dev/null", "-oLogLevel=ERROR", f"{LOGIN}@127.0.0.1", "echo asked"],
-        capture_output=True, timeout=30,
-    )
+    done = log_in(directory, port, blob, "echo asked")
     assert done.stdout.strip().endswith(b"forced")
