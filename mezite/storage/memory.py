@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from datetime import timedelta
 
 from mezite.errors import StorageFailure
 from mezite.storage import schema
@@ -16,6 +17,7 @@ class MemorySource:
 
     name = ":memory:"
     kept = True
+    lock_timeout = timedelta(0)
 
     def __init__(self, connection_class: type[sqlite3.Connection] = sqlite3.Connection) -> None:
         self._class = connection_class

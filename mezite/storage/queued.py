@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -27,6 +28,8 @@ T = TypeVar("T")
 
 MAX_BATCH = 256
 """Use cases in one commit: bounds how long the first waits for the last."""
+LOCK_POLL_S = 0.001
+"""How often a lock that another process holds is asked for."""
 MAX_READ_BATCH = 16
 """Reads that share one snapshot."""
 
@@ -58,14 +61,37 @@ class _Link:
         self._source = source
         self._reading = connection is None
         self._connection = connection
+        if connection is not None:
+            self._wait_here(connection)
         self._failed: StorageFailure | None = None
         self.serials = Serials()
+
+    @staticmethod
+    def _wait_here(connection: sqlite3.Connection) -> None:
+        """Another process's lock is waited for by :meth:`begin`: SQLite itself
+        waits in steps of up to 100 ms, which starves one of two busy processes
+        for most of a second."""
+        connection.execute("pragma busy_timeout = 0")
 
     def begin(self) -> None:
         if self._connection is None:
             self._connection = self._source.connect(reading=self._reading)
+            if not self._reading:
+                self._wait_here(self._connection)
         self._failed = None
-        self.change("begin" if self._reading else "begin immediate")
+        if self._reading:
+            self.change("begin")
+            return
+        deadline = time.monotonic() + self._source.lock_timeout.total_seconds()
+        while True:
+            try:
+                self._connection.execute("begin immediate")
+                return
+            except Exception as error:
+                busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() > deadline:
+                    raise self._told(error) from error
+            time.sleep(LOCK_POLL_S)
 
     def select(self, statement: str, values: Row = (), /) -> list[Any]:
         assert self._connection is not None

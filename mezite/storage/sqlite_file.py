@@ -12,8 +12,8 @@ from typing import Protocol
 from mezite.errors import StorageFailure
 from mezite.storage import schema
 
-BUSY_TIMEOUT = timedelta(seconds=5)
-"""How long a statement waits for another process's lock."""
+LOCK_TIMEOUT = timedelta(seconds=5)
+"""How long another process's lock is waited for."""
 SMALLEST_FILE_BYTES = 512
 """No SQLite file with anything in it is smaller; SQLite takes such a one for
 empty, and would write over it (sqlite.org/fileformat.html, 1.2)."""
@@ -30,6 +30,8 @@ class Source(Protocol):
     kept: bool
     """Whether a connection is the data itself, so that it is never closed and
     opened again after a failure."""
+    lock_timeout: timedelta
+    """How long another process's lock is waited for."""
 
     def prepare(self) -> sqlite3.Connection:
         """The database exists, is sound and has the newest schema; a
@@ -63,13 +65,13 @@ class DatabaseFile:
         self,
         path: Path,
         connection_class: type[sqlite3.Connection] = sqlite3.Connection,
-        busy_timeout: timedelta = BUSY_TIMEOUT,
+        lock_timeout: timedelta = LOCK_TIMEOUT,
     ) -> None:
         # twistd changes its directory when it goes into the background.
         self.path = path.absolute()
         self.name = str(path)
         self._class = connection_class
-        self._timeout_s = busy_timeout.total_seconds()
+        self.lock_timeout = lock_timeout
 
     def prepare(self) -> sqlite3.Connection:
         self._check_access()
@@ -94,7 +96,7 @@ class DatabaseFile:
             connection = sqlite3.connect(
                 self.path.as_uri() + "?mode=rw",
                 uri=True,
-                timeout=self._timeout_s,
+                timeout=self.lock_timeout.total_seconds(),
                 isolation_level=None,
                 check_same_thread=False,
                 cached_statements=256,
@@ -148,7 +150,7 @@ class DatabaseFile:
 
     def _use_log(self, connection: sqlite3.Connection) -> None:
         """The file is in WAL mode, which it then stays in."""
-        deadline = time.monotonic() + self._timeout_s
+        deadline = time.monotonic() + self.lock_timeout.total_seconds()
         while True:
             try:
                 (mode,) = connection.execute("pragma journal_mode = wal").fetchone()

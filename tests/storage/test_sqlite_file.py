@@ -340,7 +340,7 @@ def test_a_full_database_fails_the_whole_batch(database: Path) -> None:
 
 def test_a_database_kept_locked_is_told_so(database: Path) -> None:
     """Another process in a long transaction: the writes fail, say why, and go on after it."""
-    storage = QueuedStorage(DatabaseFile(database, busy_timeout=timedelta(milliseconds=50)), readers=1)
+    storage = QueuedStorage(DatabaseFile(database, lock_timeout=timedelta(milliseconds=50)), readers=1)
     other = sqlite3.connect(database, isolation_level=None)
     other.execute("begin immediate")
     error = storage.write(lambda tx: tx.set_value("a", b"x")).exception(30)
@@ -349,6 +349,21 @@ def test_a_database_kept_locked_is_told_so(database: Path) -> None:
     assert read(storage, lambda tx: tx.bot("ci")) == make_bot()
     other.execute("rollback")
     write(storage, lambda tx: tx.set_value("a", b"x"))
+    other.close()
+    storage.close()
+
+
+def test_a_lock_of_another_process_is_waited_for(database: Path) -> None:
+    """A write submitted meanwhile goes through as soon as the lock is gone."""
+    storage = SqliteStorage(database)
+    other = sqlite3.connect(database, isolation_level=None)
+    other.execute("begin immediate")
+    future = storage.write(lambda tx: tx.set_value("a", b"x"))
+    other.execute("insert into cluster_values values ('b', x'00')")
+    assert not future.done()
+    other.execute("commit")
+    assert future.exception(30) is None
+    assert read(storage, lambda tx: (tx.value("a"), tx.value("b"))) == (b"x", b"\0")
     other.close()
     storage.close()
 
