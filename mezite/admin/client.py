@@ -83,10 +83,13 @@ class Client:
         except OSError as error:
             raise Unreachable(f"{self._path}: {error.strerror}; {_UNKNOWN}") from None
         if not isinstance(answer, dict) or answer.get("id") not in (self._last_id, None):
-            raise ServerError("protocol", f"{self._path}: what answers there does not speak our protocol")
+            raise self._foreign()
         if "error" in answer:
             raise self._error(answer["error"], method)
         return answer.get("result")
+
+    def _foreign(self) -> MeziteError:
+        return ServerError("protocol", f"{self._path}: what answers there does not speak our protocol")
 
     def pages(self, method: str, noun: str, params: dict[str, Any] | None = None) -> Iterator[Any]:
         """Every record of a list, page after page."""
@@ -116,14 +119,15 @@ class Client:
         try:
             return json.loads(line)
         except ValueError:
-            raise ServerError(
-                "protocol", f"{self._path}: what answers there does not speak our protocol"
-            ) from None
+            raise self._foreign() from None
 
     def _error(self, error: Any, method: str) -> MeziteError:
-        data = error.get("data") if isinstance(error, dict) else None
-        code = str(data.get("code", "error")) if isinstance(data, dict) else "error"
-        message = str(error.get("message", "")) if isinstance(error, dict) else str(error)
+        try:
+            code, message = error["data"]["code"], error["message"]
+        except (TypeError, LookupError):
+            return self._foreign()
+        if not isinstance(code, str) or not isinstance(message, str):
+            return self._foreign()
         if code == "method_not_found":
             return UsageError(
                 f"{self._path}: what listens there knows no {method}; a daemon's socket answers "
