@@ -81,24 +81,37 @@ def _read(from_file: str, source: str) -> Any:
         document = read_yaml(Path(from_file))
     if document is None:
         raise UsageError(f"{source}: empty; a role has kind, metadata and spec")
-    _check_json(document, source, "")
+    _check_json(document, source)
     return document
 
 
-def _check_json(value: Any, source: str, path: str) -> None:
-    """YAML knows more than JSON: what would change on its way is refused here."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise UsageError(f"{source}: {path or 'the top'}: the key {key!r} is no text; quote it")
-            _check_json(item, source, f"{path}.{key}" if path else key)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            _check_json(item, source, f"{path}[{index}]")
-    elif value is not None and not isinstance(value, str | int) and not (
-        isinstance(value, float) and value - value == 0  # neither infinite nor NaN
-    ):
-        raise UsageError(f"{source}: {path or 'the top'}: {value!s:.60} is no text; quote it")
+_MOST_VALUES = 100_000
+
+
+def _check_json(document: Any, source: str) -> None:
+    """YAML knows more than JSON: what would change on its way is refused here,
+    and what aliases make endless, or as good as."""
+    rest = [("", document)]
+    for _ in range(_MOST_VALUES):
+        if not rest:
+            return
+        path, value = rest.pop()
+        if isinstance(value, dict):
+            for key in value:
+                if not isinstance(key, str):
+                    raise UsageError(f"{source}: {path or 'the top'}: the key {key!r} is no text; quote it")
+            rest += [(f"{path}.{key}" if path else key, item) for key, item in value.items()]
+        elif isinstance(value, list):
+            rest += [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+        elif not _is_json(value):
+            raise UsageError(f"{source}: {path or 'the top'}: {value!s:.60} is no text; quote it")
+    raise UsageError(f"{source}: more than {_MOST_VALUES} values, aliases written out; that is no role")
+
+
+def _is_json(value: object) -> bool:
+    if isinstance(value, float):
+        return value - value == 0  # neither infinite nor NaN
+    return value is None or isinstance(value, str | int)
 
 
 @roles.command("ls")
