@@ -11,11 +11,10 @@ from mezite.admin.params import Params
 from mezite.admin.records import Object
 from mezite.auth import admin, admin_bots, admin_instances, admin_locks, admin_tokens
 from mezite.auth.admin_tokens import DEFAULT_TOKEN_TTL
-from mezite.auth.context import Context, Operator
+from mezite.auth.context import Context, Operator, Transaction
 from mezite.auth.timekeeping import ClockGuard
 from mezite.core.model import DEFAULT_RENEWABLE_FOR, LockKind, LockTarget, Role
 from mezite.errors import InvalidInput
-from mezite.storage.interface import MAX_PAGE, Transaction
 
 T = TypeVar("T")
 
@@ -332,7 +331,7 @@ class _Methods:
 
 
 def _paging(params: Params) -> tuple[str, int]:
-    return params.optional_text("after") or "", params.integer("limit", 100, least=1, most=MAX_PAGE)
+    return params.optional_text("after") or "", params.integer("limit", 100, least=1, most=admin.MAX_PAGE)
 
 
 def _uses(params: Params) -> int:

@@ -177,8 +177,10 @@ class Connection(Protocol, TimeoutMixin):
                 result = await result
             return jsonrpc.result_line(request.id, result)
         except MeziteError as error:
-            self._log.info("{where}: {caller} {method}: {code}: {error}", where=self.factory.where,
-                           caller=self.caller, method=request.method, code=error.code, error=plain(str(error)))
+            self._log.info(
+                "{where}: {caller} {method}: {code}: {error}", where=self.factory.where,
+                caller=self.caller, method=request.method, code=error.code, error=plain(str(error)),
+            )
             return jsonrpc.failure_line(request.id, error)
         except Exception:
             self._log.failure("{where}: {caller} {method} failed", where=self.factory.where,

@@ -11,13 +11,12 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from mezite.auth.admin import CaKey, Status, StatusCa
+from mezite.auth.admin import CaKey, Status, StatusCa, StoredEvent
 from mezite.auth.admin_bots import BotView
 from mezite.auth.admin_instances import InstanceView
 from mezite.auth.admin_tokens import TokenView
 from mezite.core.duration import format_duration
 from mezite.core.model import Bot, JoinToken, Lock, Node
-from mezite.storage.interface import StoredEvent
 
 Object = dict[str, Any]
 

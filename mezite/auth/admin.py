@@ -25,7 +25,9 @@ from mezite.core import locks, rbac
 from mezite.core.audit import AuditEvent, EventType
 from mezite.core.model import Lock, Node, Role
 from mezite.errors import Conflict, InvalidInput, NotFound
-from mezite.storage.interface import Page, StoredEvent, Transaction
+from mezite.storage.interface import MAX_PAGE as MAX_PAGE
+from mezite.storage.interface import Page, Transaction
+from mezite.storage.interface import StoredEvent as StoredEvent
 
 
 def note(
