@@ -140,8 +140,8 @@ class _Methods:
         return {
             "bot": records.bot(removed.bot),
             "instances": removed.instances,
-            "locks_dropped": len(removed.locks_dropped),
-            "locks_left": [records.lock(lock) for lock in removed.locks_left],
+            "instance_locks": len(removed.instance_locks),
+            "name_locks": [records.lock(lock) for lock in removed.name_locks],
         }
 
     async def bots_rotate_token(self, caller: Caller, values: Mapping[str, Any]) -> Object:
@@ -237,8 +237,8 @@ class _Methods:
 
     async def instances_rm(self, caller: Caller, values: Mapping[str, Any]) -> Object:
         instance_id = Params(values, "id").text("id")
-        gone, dropped = await self._write(caller, admin_instances.remove_instance, instance_id)
-        return {"id": gone.id, "locks_dropped": len(dropped)}
+        gone, left = await self._write(caller, admin_instances.remove_instance, instance_id)
+        return {"id": gone.id, "locks": [records.lock(lock) for lock in left]}
 
     # Locks.
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from mezite.auth.admin import note
-from mezite.auth.admin_instances import InstanceView, drop_locks, list_instances
-from mezite.auth.admin_locks import active_on, add_lock, unlock
+from mezite.auth.admin_instances import InstanceView, list_instances
+from mezite.auth.admin_locks import active_on, add_lock, end_with_certificates, unlock
 from mezite.auth.admin_tokens import (
     DEFAULT_TOKEN_TTL,
     NewToken,
@@ -48,10 +48,10 @@ class BotDetails:
 class BotRemoved:
     bot: Bot
     instances: int
-    locks_dropped: tuple[Lock, ...]
-    """On its instances."""
-    locks_left: tuple[Lock, ...]
-    """On its name; see :mod:`mezite.auth.admin_locks`."""
+    instance_locks: tuple[Lock, ...]
+    """On its instances, that stay until their certificates have ended."""
+    name_locks: tuple[Lock, ...]
+    """On its name, that stay; see :mod:`mezite.auth.admin_locks`."""
 
 
 def _target(name: str) -> LockTarget:
@@ -142,18 +142,19 @@ def unlock_bot(context: Context, tx: Transaction, operator: Operator, name: str)
 
 
 def remove_bot(context: Context, tx: Transaction, operator: Operator, name: str) -> BotRemoved:
-    """The bot is gone, with its instances and their locks; its tokens admit nobody.
+    """The bot is gone, with its instances; its tokens admit nobody.
 
-    Certificates that are out stay good on plain SSH servers until they end.
+    Certificates that are out stay good until they end; on our nodes those stay
+    locked that a lock on the bot or the instance stops.
     """
     bot = find_bot(tx, name)
     instances = _all_instances(tx, bot)
     tx.remove_bot(bot.id, context.clock())
     note(context, tx, operator, EventType.BOT_DELETED, "bot", name,
          fields={"id": bot.id, "instances": len(instances)})
-    dropped = drop_locks(context, tx, operator, instances)
-    left = active_on(context, tx, [_target(name)])[_target(name)]
-    return BotRemoved(bot, len(instances), dropped, left)
+    instance_locks = end_with_certificates(context, tx, operator, instances)
+    name_locks = active_on(context, tx, [_target(name)])[_target(name)]
+    return BotRemoved(bot, len(instances), instance_locks, name_locks)
 
 
 def _all_instances(tx: Transaction, bot: Bot) -> list[Instance]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from mezite.auth.admin import note
-from mezite.auth.admin_locks import active_on, add_lock, drop, unlock
+from mezite.auth.admin_locks import active_on, add_lock, drop, end_with_certificates, unlock
 from mezite.auth.admin_tokens import find_bot
 from mezite.auth.context import Context, Operator
 from mezite.core.audit import EventType
@@ -166,22 +166,11 @@ def recover_instance(context: Context, tx: Transaction, operator: Operator, inst
 def remove_instance(
     context: Context, tx: Transaction, operator: Operator, instance_id: str
 ) -> tuple[Instance, tuple[Lock, ...]]:
-    """The instance is gone, its machine needs a new token; and the locks on it
-    that went with it, final ones too: nobody can renew it any more."""
+    """The instance is gone, its machine needs a new token; and the locks on it,
+    final ones too, that stay until its last certificate has ended."""
     instance = _find(tx, instance_id)
     bot = tx.bot_by_id(instance.bot_id)
     tx.remove_instance(instance.id, context.clock())
     note(context, tx, operator, EventType.INSTANCE_REMOVED, "instance", instance.id,
          fields={"bot": bot.name if bot else "", "generation": instance.generation})
-    return instance, drop_locks(context, tx, operator, [instance])
-
-
-def drop_locks(
-    context: Context, tx: Transaction, operator: Operator, instances: Sequence[Instance]
-) -> tuple[Lock, ...]:
-    """Locks on removed *instances* are gone, each with its audit event."""
-    held = active_on(context, tx, [_target(instance) for instance in instances])
-    dropped = tuple(lock for found in held.values() for lock in found)
-    for lock in dropped:
-        drop(context, tx, operator, lock, why="its instance was removed")
-    return dropped
+    return instance, end_with_certificates(context, tx, operator, [instance])

@@ -1,27 +1,40 @@
 """What operators do with locks.
 
 A lock stands on a name (a bot's, a role's, a login's, a node's) or on an
-instance's id.  Two decisions:
+instance's id.  Certificates outlive what is removed, by up to 24 hours, and on
+our nodes locks are what stops them.  Hence three decisions:
 
-- A lock on a bot's name stays when the bot is removed, so that its certificates
-  stay locked on our nodes until they end; and as a new bot of that name would be
-  locked from its start, ``bots add`` is refused until the operator removes the
-  lock himself.  So a lock neither hits a stranger nor goes away in silence.
-- The final lock of a proven fork goes away with ``instances unlock --keep-key``
-  or ``instances rm`` only, never with ``locks rm``: each says what becomes of
-  the lineage, removing the lock alone would let whoever comes first go on.
+- A lock on a bot's name stays when the bot is removed; and as a new bot of that
+  name would be locked from its start, ``bots add`` is refused until the operator
+  removes the lock himself.  So a lock neither hits a stranger nor goes away in
+  silence.
+- A lock on an instance stays when the instance or its bot is removed, until the
+  last certificate has ended: ids are never used again, so it hits nobody else.
+- While its instance is there, the final lock of a proven fork goes away with
+  ``instances unlock --keep-key`` only, never with ``locks rm``, which would let
+  whoever comes first go on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from mezite.auth.admin import get_role, note
 from mezite.auth.context import Context, Operator
 from mezite.core import locks
 from mezite.core.audit import EventType, plain
-from mezite.core.model import OPERATOR, Lock, LockKind, LockTarget, check_login, check_name
+from mezite.core.model import (
+    MAX_CERTIFICATE_TTL,
+    OPERATOR,
+    Instance,
+    Lock,
+    LockKind,
+    LockTarget,
+    check_login,
+    check_name,
+)
 from mezite.errors import Conflict, NotFound
 from mezite.storage.interface import Page, Transaction
 
@@ -112,6 +125,38 @@ def drop(context: Context, tx: Transaction, operator: Operator, lock: Lock, why:
     """*lock* is gone, whatever its reason; the audit log keeps it."""
     tx.delete_lock(lock.id)
     _note(context, tx, operator, EventType.LOCK_DELETED, lock, why)
+
+
+def end_with_certificates(
+    context: Context, tx: Transaction, operator: Operator, instances: Sequence[Instance]
+) -> tuple[Lock, ...]:
+    """Locks on removed *instances* end when no certificate of theirs is good any
+    more, or go at once where that is so already; those that are left."""
+    now = context.clock()
+    ends = {_target(instance): _last_certificate_ends(instance) for instance in instances}
+    left = []
+    for target, held in active_on(context, tx, list(ends)).items():
+        for lock in held:
+            if ends[target] <= now:
+                drop(context, tx, operator, lock, "its instance was removed")
+                continue
+            if lock.expires_at is None or lock.expires_at > ends[target]:
+                lock = replace(lock, expires_at=ends[target])
+                tx.delete_lock(lock.id)
+                tx.add_lock(lock)
+                _note(context, tx, operator, EventType.LOCK_SHORTENED, lock, "its instance was removed")
+            left.append(lock)
+    return tuple(left)
+
+
+def _target(instance: Instance) -> LockTarget:
+    return LockTarget(LockKind.INSTANCE, instance.id)
+
+
+def _last_certificate_ends(instance: Instance) -> datetime:
+    """At the latest: an earlier certificate may have been given a longer life."""
+    longest = instance.renewed_at + MAX_CERTIFICATE_TTL
+    return longest if instance.not_after is None else max(longest, instance.not_after)
 
 
 def list_locks(

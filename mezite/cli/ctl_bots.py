@@ -156,19 +156,19 @@ def rotate_token(asking: Asking, name: str, token_ttl: str | None) -> None:
 def rm(asking: Asking, name: str) -> None:
     """Remove a bot, its instances and its tokens.
 
-    Its machines get no new certificate; those that are out stay good on plain
-    SSH servers until they end (at most 24 hours).
+    Its machines get no new certificate; those that are out stay good until
+    they end (at most 24 hours).  To stop them on our nodes at once, lock the
+    bot first: the lock outlives it.
     """
     asking.show(asking.call("bots.rm", name=name), _write_removed)
 
 
 def _write_removed(answer: Any) -> None:
-    instances, locks = answer["instances"], answer["locks_dropped"]
-    dropped = f", {locks} lock{'s' if locks != 1 else ''} on them" if locks else ""
-    write_line(
-        f"Bot removed: {answer['bot']['name']} ({instances} instance{'s' if instances != 1 else ''}{dropped})"
-    )
-    for lock in answer["locks_left"]:
+    count = answer["instances"]
+    write_line(f"Bot removed: {answer['bot']['name']} ({count} instance{'s' if count != 1 else ''})")
+    if answer["instance_locks"]:
+        hint("locked instances stay locked until their last certificates have ended")
+    for lock in answer["name_locks"]:
         hint(
             f"the lock {lock['id']} on its name stays, and stops a new bot of that name; "
             f"to remove it: mezctl locks rm {lock['id']}"

@@ -119,11 +119,16 @@ def recover(asking: Asking, instance_id: str) -> None:
 @click.argument("instance_id", metavar="ID")
 @pass_asking
 def rm(asking: Asking, instance_id: str) -> None:
-    """Remove an instance and the locks on it; its machine needs a new token."""
+    """Remove an instance; its machine needs a new token.
+
+    Certificates that are out stay good until they end (at most 24 hours).  To
+    stop them on our nodes at once, lock the instance first: the lock stays
+    until then.
+    """
     asking.show(asking.call("instances.rm", id=instance_id), _write_removed)
 
 
 def _write_removed(answer: Any) -> None:
-    count = answer["locks_dropped"]
-    locks = f" ({count} lock{'s' if count != 1 else ''} on it)" if count else ""
-    write_line(f"Instance removed: {answer['id']}{locks}")
+    write_line(f"Instance removed: {answer['id']}")
+    if answer["locks"]:
+        hint(f"it stays locked until its last certificate has ended, {answer['locks'][0]['expires_at']}")

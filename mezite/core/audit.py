@@ -37,6 +37,7 @@ class EventType(Enum):
     RENEW_REFUSED = "renew.refused", "M1503"
     LOCK_CREATED = "lock.created", "M1600"
     LOCK_DELETED = "lock.deleted", "M1601"
+    LOCK_SHORTENED = "lock.shortened", "M1602"
     AUTHZ_DENIED = "authz.denied", "M1700"
     NODE_JOINED = "node.joined", "M1701"
     SESSION_START = "session.start", "M1702"

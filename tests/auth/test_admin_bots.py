@@ -251,7 +251,8 @@ def test_a_bot_is_shown_with_what_is_its_own(auth: Auth) -> None:
 
 
 def test_a_removed_bot_takes_everything_with_it(auth: Auth) -> None:
-    """Its machines are told that it is gone, not that they are locked."""
+    """Its machines are told that it is gone; one that was locked by itself stays so
+    as long as its certificate might open a node."""
     new = add(auth, uses=3)
     text = TokenText.from_text(new.text)
     first, second = Machine(auth), Machine(auth)
@@ -259,21 +260,24 @@ def test_a_removed_bot_takes_everything_with_it(auth: Auth) -> None:
     second.join(text)
     auth.lock(LockKind.INSTANCE, first.instance_id)
     removed = remove(auth)
-    assert (removed.instances, len(removed.locks_dropped), removed.locks_left) == (2, 1, ())
-    assert [refusal(machine.try_renew()) for machine in (first, second)] == [Reason.BOT_GONE] * 2
+    assert (removed.instances, len(removed.instance_locks), removed.name_locks) == (2, 1, ())
+    assert refusal(second.try_renew()) is Reason.BOT_GONE
+    assert refusal(first.try_renew()) is Reason.LOCKED
+    auth.advance(hours=24)
+    assert refusal(first.try_renew()) is Reason.BOT_GONE
     late = Machine(auth)
     assert refusal(auth.join(*late.join_request(text))) is Reason.BOT_GONE
-    assert auth.locks() == ()
-    (bot,), (lock,) = auth.events("bot.deleted"), auth.events("lock.deleted")
+    (bot,), (lock,) = auth.events("bot.deleted"), auth.events("lock.shortened")
     assert bot.event.fields["instances"] == 2
     assert lock.event.message == "its instance was removed"
+    assert lock.event.fields["expires_at"] == "2026-03-25T14:00:00Z"
 
 
 def test_a_lock_on_a_removed_bots_name_neither_hits_a_stranger_nor_goes_in_silence(auth: Auth) -> None:
     """It stays, a new bot of the name is refused, and the operator removes the lock himself."""
     old = add(auth).bot
     lock = auth.write(lambda tx: admin_bots.lock_bot(auth.context, tx, ANN, "ci", message="stolen"))
-    assert remove(auth).locks_left == (lock,)
+    assert remove(auth).name_locks == (lock,)
     with pytest.raises(Conflict, match=rf"still locked from an earlier bot \(stolen\).*locks rm {lock.id}"):
         add(auth)
     auth.write(lambda tx: admin_locks.remove_lock(auth.context, tx, ANN, lock.id))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -212,26 +213,55 @@ def test_there_is_nothing_to_recover_in_a_living_or_forked_instance(auth: Auth, 
         recover(auth, machine)
 
 
-def test_a_removed_instance_needs_a_new_token(auth: Auth, machine: Machine) -> None:
-    """Its locks go with it, the final one too, each with its audit event."""
-    fork(machine, machine.copy())
-    gone, dropped = auth.write(
+def remove(auth: Auth, machine: Machine) -> tuple[Lock, ...]:
+    _, left = auth.write(
         lambda tx: admin_instances.remove_instance(auth.context, tx, ANN, machine.instance_id)
     )
-    assert gone.id == machine.instance_id
-    assert [lock.reason for lock in dropped] == [MISMATCH]
+    return left
+
+
+def test_a_removed_instance_needs_a_new_token(auth: Auth, machine: Machine) -> None:
+    assert remove(auth, machine) == ()
     assert reason(machine.try_renew()) is Reason.INSTANCE_UNKNOWN
     assert [stored.event.resource_name for stored in auth.events("instance.deleted")] == [machine.instance_id]
-    assert [stored.event.fields["lock_reason"] for stored in auth.events("lock.deleted")] == [MISMATCH]
+
+
+def test_a_removed_instance_stays_locked_until_its_last_certificate_has_ended(
+    auth: Auth, machine: Machine
+) -> None:
+    """Whichever holder of a fork still has one finds our nodes closed; then the lock is over by itself."""
+    fork(machine, machine.copy())
+    auth.lock(LockKind.INSTANCE, machine.instance_id, expires_at=auth.now + timedelta(hours=2))
+    left = remove(auth, machine)
+    assert {(lock.reason, lock.expires_at) for lock in left} == {
+        (MISMATCH, auth.now + timedelta(hours=24)), ("operator", auth.now + timedelta(hours=2))
+    }
+    assert set(auth.locks()) == set(left)
+    assert reason(machine.try_renew()) is Reason.GENERATION_MISMATCH
+    assert [stored.event.fields["lock_reason"] for stored in auth.events("lock.shortened")] == [MISMATCH]
+    auth.advance(hours=24)
+    assert reason(machine.try_renew()) is Reason.INSTANCE_UNKNOWN
+
+
+def test_the_locks_of_a_removed_instance_without_certificates_go(auth: Auth, machine: Machine) -> None:
+    fork(machine, machine.copy())
+    auth.advance(hours=24)
+    assert remove(auth, machine) == ()
     assert auth.locks() == ()
+    assert [stored.event.fields["lock_reason"] for stored in auth.events("lock.deleted")] == [MISMATCH]
+
+
+def test_the_final_lock_of_a_removed_instance_can_be_removed(auth: Auth, machine: Machine) -> None:
+    fork(machine, machine.copy())
+    (lock,) = remove(auth, machine)
+    auth.write(lambda tx: admin_locks.remove_lock(auth.context, tx, ANN, lock.id))
+    assert reason(machine.try_renew()) is Reason.INSTANCE_UNKNOWN
 
 
 @pytest.mark.parametrize("removed", [False, True])
 def test_an_instance_that_is_not_there_is_told(auth: Auth, machine: Machine, removed: bool) -> None:
     if removed:
-        auth.write(
-            lambda tx: admin_instances.remove_instance(auth.context, tx, ANN, machine.instance_id)
-        )
+        remove(auth, machine)
     else:
         machine.instance_id = str(uuid.UUID(int=0))
     told = f"instance '{machine.instance_id}' {'has been removed' if removed else 'does not exist'}; mezctl"
