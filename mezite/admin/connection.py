@@ -61,7 +61,12 @@ class Connection(Protocol, TimeoutMixin):
         self.factory.connected(self)
         self.transport.registerProducer(self, True)
         self.setTimeout(self.factory.idle_seconds)
-        caller = self.caller = self.factory.identify(self.transport)
+        try:
+            caller = self.caller = self.factory.identify(self.transport)
+        except OSError as error:
+            self._log.warn("{where}: cannot tell who connected: {error}", where=self.factory.where, error=error)
+            self.close()
+            return
         if not self.factory.allowed.admits(caller):
             self._log.warn(
                 "{where}: refused {caller}, process {pid}: not root, the owner or in the group",

@@ -101,6 +101,8 @@ class _Listener:
     """Accepts connections.  Twisted's own UNIX port would open the file's mode
     to 0666 for a moment, and unlink whatever stands at the path when it ends."""
 
+    _log = Logger()
+
     def __init__(self, reactor: Any, listener: socket.socket, connections: Connections) -> None:
         self.connections = connections
         self._reactor = reactor
@@ -127,7 +129,11 @@ class _Listener:
                 return
             with peer:
                 peer.setblocking(False)
-                self._reactor.adoptStreamConnection(peer.fileno(), socket.AF_UNIX, self.connections)
+                try:
+                    self._reactor.adoptStreamConnection(peer.fileno(), socket.AF_UNIX, self.connections)
+                except Exception:
+                    # What leaves doRead would make the reactor drop the listener.
+                    self._log.failure("a connection could not be taken")
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor ends with us still listening."""

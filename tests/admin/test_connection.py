@@ -263,6 +263,19 @@ def test_a_stranger_is_logged_and_his_requests_are_not_looked_at() -> None:
     assert [str(event["caller"]) for event in logged] == ["uid:1001(eve)"]
 
 
+def test_a_peer_whom_the_kernel_does_not_name_is_cut_off() -> None:
+    def fail(transport: object) -> Caller:
+        raise OSError("no such option")
+
+    server = Server()
+    server.connections.identify = fail
+    with capturedLogs() as logged:
+        peer = server.peer()
+    assert peer.transport.disconnected
+    assert peer.answers() == []
+    assert [str(event["error"]) for event in logged] == ["no such option"]
+
+
 def test_a_connection_too_many_is_told() -> None:
     server = Server(max_connections=2)
     peers = [server.peer(), server.peer()]
