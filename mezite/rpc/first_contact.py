@@ -16,7 +16,7 @@ from cryptography import x509
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol, wrapClientTLS
-from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost, DNSLookupError
 from twisted.internet.interfaces import IHandshakeListener, IOpenSSLClientConnectionCreator
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -102,13 +102,13 @@ async def fetch_chain(reactor: Any, host: str, port: int, within: timedelta) -> 
             f"cannot reach the auth server at {where}: {_plainly(error)}; is it running, "
             "and is --auth-server right?"
         ) from None
-    except SSL.Error:
+    except (SSL.Error, ConnectionDone, ConnectionLost):
         raise Unreachable(
-            f"{where} does not speak TLS 1.3; is --auth-server the auth server's port?"
+            f"{where} broke off the TLS 1.3 handshake; is --auth-server the auth server's port?"
         ) from None
     except Exception as error:
         # Whatever else a connection ends with: it gave no chain.
-        raise Unreachable(f"{where} closed the connection: {plain(str(error), 200)}") from None
+        raise Unreachable(f"the first contact with {where} failed: {plain(str(error), 200)}") from None
     return chain
 
 
