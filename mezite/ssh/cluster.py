@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+
 from twisted.internet.defer import Deferred, succeed
 
 from mezite.auth.context import Context, Transaction

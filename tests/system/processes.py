@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -95,17 +96,23 @@ class Process:
     def text(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def signal(self, number: int) -> None:
+    def send(self, number: int) -> None:
         if self.code is None:
             os.kill(self.pid, number)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Sends the signal and waits; the exit code (negative: by a signal)."""
-        self.signal(number)
+        self.send(number)
         return self.wait()
 
     def kill(self) -> None:
         self.stop(signal.SIGKILL)
+
+    def end_group(self) -> None:
+        """Kills it and whatever it has started: it leads a session of its own."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.wait()
 
     def wait(self, timeout: float = TIMEOUT) -> int:
         try:
@@ -181,8 +188,7 @@ class Cluster:
 
     def close(self) -> None:
         for process in reversed(self.processes):
-            if process.code is None:
-                process.kill()
+            process.end_group()
 
     # --- operators ----------------------------------------------------------------------------
 
