@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ _ALIASES = {"token": "join-token"}
 _ALTERNATIVES = (("join-token", "join-token-file"), ("ca-pin", "ca-file"))
 """Of these a higher layer's one sets aside a lower layer's other one."""
 _PIN = re.compile(r"[0-9a-f]{32}")
+_V6_AND_PORT = re.compile(r"\[(.+)\](?::(\d{1,5}))?")
+_NAME_AND_PORT = re.compile(r"([^\s:/\"'\[\]]+)(?::(\d{1,5}))?")
 MAX_TOKEN_FILE = 4096
 
 
@@ -214,13 +217,22 @@ def _address(setting: _Setting | None) -> tuple[str, int] | None:
 
 def split_address(text: str) -> tuple[str, int]:
     """Host and port of ``host``, ``host:port``, ``v6`` or ``[v6]:port``; the port is 3025 by default."""
-    match = re.fullmatch(r"\[([0-9A-Fa-f:.%a-z]+)\](?::(\d{1,5}))?|([^\s:/\"'\[\]]+)(?::(\d{1,5}))?", text)
-    if match is None and re.fullmatch(r"[0-9A-Fa-f.:]+", text) and text.count(":") > 1:
+    if _is_v6(text):
         return text, DEFAULT_PORT
-    port = int((match.group(2) or match.group(4) or DEFAULT_PORT) if match else -1)
-    if match is None or port > 65535:
+    match = _V6_AND_PORT.fullmatch(text)
+    if match is None or not _is_v6(match[1]):
+        match = _NAME_AND_PORT.fullmatch(text)
+    if match is None or int(match[2] or DEFAULT_PORT) > 65535:
         raise InvalidInput(f"{text!r} is not an address; write host:port, such as auth.example.com:3025")
-    return match.group(1) or match.group(3), port
+    return match[1], int(match[2] or DEFAULT_PORT)
+
+
+def _is_v6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _token(settings: Mapping[str, _Setting]) -> TokenSource | None:

@@ -1,0 +1,126 @@
+"""mezd as a process: what it says and how it ends, before any server has a part in it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "tok-bot-a1b2c3d4e5f6-0123456789abcdef0123456789abcdef-00112233445566778899aabbccddeeff"
+
+
+def run(
+    *words: str | Path, home: Path, stdin: str = "", **environ: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from mezite.cli.mezd import main; main()", "identity", "start", *words],
+        env={"PATH": os.environ["PATH"], "HOME": str(home), **environ},
+        cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=60, check=False,
+    )
+
+
+@pytest.fixture
+def destination(tmp_path: Path) -> Path:
+    return tmp_path / "certs"
+
+
+def ends(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
+    """With *code*, and one line that holds *parts*."""
+    assert code == done.returncode, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("mezd: ")
+    for part in parts:
+        assert part in done.stderr
+    assert TOKEN.split("-")[3] not in done.stderr
+
+
+def test_no_identity_and_no_token(destination: Path, tmp_path: Path) -> None:
+    done = run("--auth-server=127.0.0.1:1", "--destination", destination, home=tmp_path)
+    ends(done, 2, f"no identity in {destination} yet", "--join-token")
+
+
+def test_no_server(destination: Path, tmp_path: Path) -> None:
+    ends(run(f"--token={TOKEN}", "--destination", destination, home=tmp_path), 2, "--auth-server")
+
+
+def test_the_short_token_of_the_documentation(destination: Path, tmp_path: Path) -> None:
+    done = run("--auth-server=127.0.0.1:1", "--join-token=tok-bot-a1b2c3d4e5f6",
+               "--destination", destination, home=tmp_path)
+    ends(done, 2, "mistyped or cut short")
+
+
+def test_interval_and_ttl(destination: Path, tmp_path: Path) -> None:
+    done = run("--auth-server=127.0.0.1:1", f"--join-token={TOKEN}", "--destination", destination,
+               "--renewal-interval=2h", "--certificate-ttl=1h", home=tmp_path)
+    ends(done, 2, "--renewal-interval", "not shorter than")
+    assert not destination.exists()
+
+
+def test_destination_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    done = run(f"--token={TOKEN}", "--destination", tmp_path / "file", home=tmp_path)
+    ends(done, 2, "is not a directory")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_destination_with_files_of_somebody_else(destination: Path, tmp_path: Path) -> None:
+    destination.mkdir()
+    (destination / "ssh_key").write_text("mine")
+    ends(run(f"--token={TOKEN}", "--destination", destination, home=tmp_path), 2, "ssh_key", "move it away")
+    assert (destination / "ssh_key").read_text() == "mine"
+
+
+def test_a_damaged_state_is_told_and_left_alone(destination: Path, tmp_path: Path) -> None:
+    state = destination / ".mezite"
+    state.mkdir(parents=True)
+    for slot in ("state.0", "state.1"):
+        (state / slot).write_bytes(b"of somebody else")
+    done = run("--auth-server=127.0.0.1:1", f"--token={TOKEN}", "--destination", destination, home=tmp_path)
+    ends(done, 1, str(state / "state.0"), "join again with a new token")
+    assert (state / "state.0").read_bytes() == b"of somebody else"
+
+
+def test_unreadable_ca_file(destination: Path, tmp_path: Path) -> None:
+    for words in (["--ca-file", tmp_path / "none"], ["--ca-file", __file__]):
+        done = run("--auth-server=127.0.0.1:1", f"--token={TOKEN}", "--destination", destination, *words,
+                   home=tmp_path)
+        ends(done, 2, str(words[1]))
+
+
+def test_too_long_a_socket_path(tmp_path: Path) -> None:
+    destination = tmp_path / ("x" * 100)
+    done = run("--auth-server=127.0.0.1:1", f"--token={TOKEN}", "--destination", destination, home=tmp_path)
+    ends(done, 2, "at most 107 bytes")
+
+
+def test_unreachable_one_shot(destination: Path, tmp_path: Path) -> None:
+    """It is tried for a while, then it is exit 1, and the keys wait for the next run."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        done = run(f"--auth-server=127.0.0.1:{port}", "--join-token=-", "--destination", destination,
+                   "--one-shot", home=tmp_path, stdin=f"{TOKEN}\n")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"mezd: cannot reach the auth server at 127.0.0.1:{port}: connection refused")
+    assert "next try in" in done.stderr
+    assert TOKEN.split("-")[3] not in done.stderr
+    assert not (destination / "ssh_key").exists()
+
+
+def test_help_and_version_come_without_the_heavy_imports() -> None:
+    code = (
+        "import sys; from mezite.cli.mezd import main\n"
+        "try: main(['identity', 'start', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(*sorted(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--join-token-file" in done.stdout
+    loaded = {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
+    assert not loaded & {"twisted", "grpc", "cryptography", "yaml", "asyncio"}
