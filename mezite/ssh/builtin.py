@@ -62,11 +62,7 @@ def answer(words: list[str], user: NodeUser, asked: Asked) -> tuple[bytes, bytes
         why = f"{plain(name, 64)} takes no arguments" if name in NAMES else f"unknown command; {_KNOWN}"
         return b"", f"{why}\n".encode(), NOT_FOUND if name not in NAMES else 2
     if name == "whoami":
-        identity = user.admitted.identity
-        lines = [user.login]
-        if identity.bot:
-            lines += [f"bot: {identity.bot}", f"instance: {identity.instance}"]
-        return ("\n".join(plain(line) for line in lines) + "\n").encode(), b"", 0
+        return f"{plain(user.login)}\n".encode(), b"", 0
     if name == "certificate":
         text = json.dumps(describe(user.admitted, user.address, asked))
         return text.encode() + b"\n", b"", 0
