@@ -64,7 +64,8 @@ class Connection(Protocol, TimeoutMixin):
         try:
             caller = self.caller = self.factory.identify(self.transport)
         except OSError as error:
-            self._log.warn("{where}: cannot tell who connected: {error}", where=self.factory.where, error=error)
+            self._log.warn("{where}: cannot tell who connected: {error}",
+                           where=self.factory.where, error=error)
             self.close()
             return
         if not self.factory.allowed.admits(caller):
