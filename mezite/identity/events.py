@@ -190,6 +190,13 @@ class TellIssued:
 
 
 @dataclass(frozen=True, slots=True)
+class TellOver:
+    """The identity on disk is over by *error*; the new token is redeemed."""
+
+    error: Refused
+
+
+@dataclass(frozen=True, slots=True)
 class TellTrouble:
     """Something failed that is tried again in *retry_in*."""
 
@@ -205,4 +212,6 @@ class Finish:
     error: MeziteError | None = None
 
 
-Action = MakeKeys | Save | CheckDestination | Ask | Publish | TellIssued | TellTrouble | Finish
+Action = (
+    MakeKeys | Save | CheckDestination | Ask | Publish | TellIssued | TellOver | TellTrouble | Finish
+)

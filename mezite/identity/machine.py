@@ -22,7 +22,7 @@ from datetime import timedelta
 from typing import Any
 
 from mezite.core.request import JoinRequest, RenewRequest, Wishes
-from mezite.errors import InvalidInput, MeziteError, Reason, ReasonClass, UsageError
+from mezite.errors import InvalidInput, MeziteError, Reason, ReasonClass, Unreachable, UsageError
 from mezite.identity import pace
 from mezite.identity.answers import accept
 from mezite.identity.events import (
@@ -48,6 +48,7 @@ from mezite.identity.events import (
     Start,
     Stop,
     TellIssued,
+    TellOver,
     TellTrouble,
     Tick,
     Unanswered,
@@ -55,6 +56,7 @@ from mezite.identity.events import (
     WasRefused,
 )
 from mezite.identity.records import GenerationKeys
+from mezite.identity.refusals import ends_daemon, with_history
 from mezite.identity.states import Phase, Purpose, State
 
 DONE, AGAIN, USAGE, REFUSED = 0, 1, 2, 3
@@ -65,27 +67,22 @@ PATIENCE = timedelta(seconds=15)
 MAX_PROOFS = 3
 """Nonces answered in a row; a server that wants more is as good as silent."""
 
-ENDS_LINEAGE = frozenset(
-    {Reason.GENERATION_MISMATCH, Reason.BOT_GONE, Reason.BAD_PROOF, Reason.INSTANCE_UNKNOWN}
-)
-"""A daemon ends on these; on any other refusal of a renewal it holds on."""
-ENDS_JOIN = ENDS_LINEAGE | {
-    Reason.TOKEN_UNKNOWN,
-    Reason.TOKEN_EXPIRED,
-    Reason.TOKEN_USED,
-    Reason.TOKEN_ROTATED,
-    Reason.INVALID_REQUEST,
-}
-
 Outcome = tuple[State, tuple[Action, ...]]
 
 
 def step(state: State, event: Event, now: Moment) -> Outcome:
     """The state after *event*, and what is to be done."""
     if isinstance(event, Stop) and state.phase is not Phase.ENDED:
-        return replace(state, phase=Phase.ENDED), (Finish(DONE),)
+        return _stop(state)
     transition = TABLE.get((state.phase, type(event)))
     return (state, ()) if transition is None else transition(state, event, now)
+
+
+def _stop(state: State) -> Outcome:
+    """The end that a daemon is made for; a one-shot run had more to do."""
+    if state.options.one_shot:
+        return _finish(state, AGAIN, Unreachable("stopped before it was done"))
+    return replace(state, phase=Phase.ENDED), (Finish(DONE),)
 
 
 # --- starting, and what is due -------------------------------------------------------------
@@ -293,14 +290,14 @@ def _refused(state: State, event: WasRefused, now: Moment) -> Outcome:
         and reason is not Reason.INTERVAL_TOO_LONG
         and _has_unseen_token(state)
     ):
-        return _attempt(replace(state, refusal=error, failures=0), Purpose.JOIN, now)
+        state, actions = _attempt(replace(state, refusal=error, failures=0), Purpose.JOIN, now)
+        return state, (TellOver(error), *actions)
     if state.options.one_shot:
         if reason in pace.SERVER_TROUBLE:
             return _wait(state, error, now)
-        return _finish(state, REFUSED, error)
-    ends = ENDS_JOIN if state.purpose is Purpose.JOIN else ENDS_LINEAGE
-    if reason in ends:
-        return _finish(state, REFUSED, error)
+        return _finish(state, REFUSED, with_history(state, error))
+    if ends_daemon(state.purpose, reason):
+        return _finish(state, REFUSED, with_history(state, error))
     return _wait(state, error, now)
 
 
@@ -348,6 +345,8 @@ def _wait(state: State, error: MeziteError, now: Moment) -> Outcome:
 
 
 def _published(state: State, event: Published, now: Moment) -> Outcome:
+    if state.publish_failures and state.retry_due is None:
+        state = replace(state, trouble=None)
     state = replace(state, publish_due=None, publish_failures=0)
     state, actions = _after_publishing(state, now)
     if state.options.one_shot and state.is_new:
@@ -377,7 +376,9 @@ def _publish_failed(state: State, event: PublishFailed, now: Moment) -> Outcome:
         return _finish(state, _local_exit_code(event.error), event.error)
     failures = state.publish_failures + 1
     delay = pace.republish_in(failures, now)
-    state = replace(state, publish_failures=failures, publish_due=Due.after(delay, now))
+    state = replace(
+        state, publish_failures=failures, publish_due=Due.after(delay, now), trouble=event.error
+    )
     trouble = TellTrouble(event.error, delay)
     phase = Phase.HOLDING if state.retry_due is None else Phase.WAITING
     return replace(state, phase=phase), (trouble,)

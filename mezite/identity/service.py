@@ -42,6 +42,7 @@ from mezite.identity.events import (
     Start,
     Stop,
     TellIssued,
+    TellOver,
     TellTrouble,
     Tick,
     Unanswered,
@@ -197,6 +198,11 @@ class IdentityService(Service):
                 self._ask(action)
             case TellIssued():
                 self._tell_issued(action)
+            case TellOver(refused):
+                self._log.warn(
+                    "the identity on disk is over: {error}; joining with the new token",
+                    error=report.error_line(refused),
+                )
             case TellTrouble(error, retry_in):
                 self._log.warn(
                     "{error}; next try in {retry_in}",

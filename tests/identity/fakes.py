@@ -42,6 +42,7 @@ from mezite.identity.events import (
     SaveFailed,
     Start,
     TellIssued,
+    TellOver,
     TellTrouble,
     Unanswered,
     WasRefused,
@@ -214,7 +215,7 @@ class Rig:
                 self.asked.append(action)
                 self.on_disk_when_asked.append(self.disk)
                 yield self._answer(action)
-            case TellIssued() | TellTrouble() | Finish():
+            case TellIssued() | TellOver() | TellTrouble() | Finish():
                 pass
 
     def _answer(self, action: Ask) -> Event:

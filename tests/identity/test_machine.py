@@ -141,6 +141,7 @@ def test_publishing_is_tried_again_and_renewals_go_on(auth: Auth) -> None:
     rig.feed(RenewNow())
     assert rig.generation == 2
     assert before == rig.destination.published()
+    assert "no room" in str(rig.state.trouble)
     rig.feed(RenewNow())
     assert rig.generation == 3
     rig.destination.has_room = True
@@ -148,7 +149,7 @@ def test_publishing_is_tried_again_and_renewals_go_on(auth: Auth) -> None:
     rig.feed(Tick())
     assert before != rig.destination.published()
     assert isinstance(rig.actions[-1], TellIssued)
-    assert rig.state.publish_due is None
+    assert (rig.state.publish_due, rig.state.trouble) == (None, None)
 
 
 def test_publishing_is_done_again_at_start(auth: Auth) -> None:
@@ -361,6 +362,16 @@ def test_a_new_token_stays_unused_while_the_server_is_silent(auth: Auth) -> None
     assert not any(isinstance(ask.request, machine.JoinRequest) for ask in rig.asked[1:])
 
 
+def test_a_refused_token_tells_of_the_lineage_too(auth: Auth) -> None:
+    rig = joined_rig(auth)
+    token = auth.add_token(auth.add_bot("other"))
+    rig.faults.extend([refusal(Reason.EXPIRED), refusal(Reason.TOKEN_EXPIRED)])
+    rig.restart(token=token)
+    assert rig.finished.exit_code == 3
+    assert rig.finished.error.reason is Reason.TOKEN_EXPIRED
+    assert "no: expired (expired)" in str(rig.finished.error)
+
+
 def test_the_redeemed_token_is_never_used_again(auth: Auth) -> None:
     """Not even when its lineage is over: the server would take us for a second machine."""
     rig = joined_rig(auth)
@@ -465,6 +476,13 @@ def test_stop_ends_every_phase(auth: Auth, phase: Phase) -> None:
     rig = Rig(auth)
     state, actions = step(replace(rig.state, phase=phase), Stop(), rig.moment())
     assert (Phase.ENDED, (Finish(0),)) == (state.phase, actions)
+
+
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.ENDED])
+def test_stopping_a_one_shot_run_is_no_success(auth: Auth, phase: Phase) -> None:
+    rig = Rig(auth, Options(one_shot=True))
+    state, actions = step(replace(rig.state, phase=phase), Stop(), rig.moment())
+    assert (state.phase, actions[0].exit_code) == (Phase.ENDED, 1)
 
 
 def test_nothing_happens_after_the_end(auth: Auth) -> None:
