@@ -21,7 +21,6 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from mezite.core.request import JoinRequest, RenewRequest, Wishes
 from mezite.errors import InvalidInput, MeziteError, Reason, ReasonClass, Unreachable, UsageError
 from mezite.identity import pace
 from mezite.identity.answers import accept
@@ -57,6 +56,7 @@ from mezite.identity.events import (
 )
 from mezite.identity.records import GenerationKeys
 from mezite.identity.refusals import ends_daemon, with_history
+from mezite.identity.requests import request_for
 from mezite.identity.states import Phase, Purpose, State
 
 DONE, AGAIN, USAGE, REFUSED = 0, 1, 2, 3
@@ -189,28 +189,10 @@ def _local_exit_code(error: MeziteError) -> int:
 
 
 def _send(state: State, now: Moment) -> Outcome:
-    keys, options, held = _keys(state), state.options, state.durable.held
+    keys = _keys(state)
     assert keys is not None
-    wishes = Wishes(options.ttl, options.interval, now.wall, options.host, options.boot_id)
-    request: JoinRequest | RenewRequest
-    if state.purpose is Purpose.JOIN:
-        assert options.token is not None
-        request = JoinRequest(
-            options.token.id, options.token.secret, keys.lineage.public, keys.ssh_keys(), wishes
-        )
-    else:
-        assert held is not None
-        request = RenewRequest(
-            instance_id=held.instance_id,
-            generation=held.generation,
-            lineage_key=held.keys.lineage.public,
-            certificate=held.certificates[0],
-            new_lineage_key=keys.lineage.public,
-            ssh_keys=keys.ssh_keys(),
-            wishes=wishes,
-        )
     phase = Phase.JOINING if state.purpose is Purpose.JOIN else Phase.RENEWING
-    return _ask(replace(state, phase=phase, request=request), b"")
+    return _ask(replace(state, phase=phase, request=request_for(state, keys, now)), b"")
 
 
 def _ask(state: State, nonce: bytes) -> Outcome:

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from mezite.core.model import LockKind
+from mezite.core.request import JoinRequest, RenewRequest
 from mezite.errors import InvalidInput, Reason, ReasonClass, Refused, Unreachable, UntrustedServer
 from mezite.identity import machine
 from mezite.identity.events import (
@@ -173,7 +174,7 @@ def test_restart_with_the_redeemed_token_goes_on_from_disk(auth: Auth) -> None:
     rig.advance(timedelta(hours=2))
     rig.restart()
     assert rig.generation == 2
-    assert isinstance(rig.asked[-1].request, machine.RenewRequest)
+    assert isinstance(rig.asked[-1].request, RenewRequest)
 
 
 # --- proofs --------------------------------------------------------------------------------
@@ -359,7 +360,7 @@ def test_a_new_token_stays_unused_while_the_server_is_silent(auth: Auth) -> None
     for _ in range(20):
         rig.advance(timedelta(minutes=5))
         rig.feed(Tick())
-    assert not any(isinstance(ask.request, machine.JoinRequest) for ask in rig.asked[1:])
+    assert not any(isinstance(ask.request, JoinRequest) for ask in rig.asked[1:])
 
 
 def test_a_refused_token_tells_of_the_lineage_too(auth: Auth) -> None:
