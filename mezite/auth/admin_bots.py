@@ -49,7 +49,7 @@ class BotRemoved:
     bot: Bot
     instances: int
     instance_locks: tuple[Lock, ...]
-    """On its instances, that stay until their certificates have ended."""
+    """On its instances, until their certificates have ended."""
     name_locks: tuple[Lock, ...]
     """On its name, that stay; see :mod:`mezite.auth.admin_locks`."""
 
@@ -144,8 +144,8 @@ def unlock_bot(context: Context, tx: Transaction, operator: Operator, name: str)
 def remove_bot(context: Context, tx: Transaction, operator: Operator, name: str) -> BotRemoved:
     """The bot is gone, with its instances; its tokens admit nobody.
 
-    Certificates that are out stay good until they end; on our nodes those stay
-    locked that a lock on the bot or the instance stops.
+    Certificates that are out end by themselves; until then their instances are
+    locked on our nodes.
     """
     bot = find_bot(tx, name)
     instances = _all_instances(tx, bot)

@@ -167,7 +167,7 @@ def remove_instance(
     context: Context, tx: Transaction, operator: Operator, instance_id: str
 ) -> tuple[Instance, tuple[Lock, ...]]:
     """The instance is gone, its machine needs a new token; and the locks on it,
-    final ones too, that stay until its last certificate has ended."""
+    final ones too, until its last certificate has ended."""
     instance = _find(tx, instance_id)
     bot = tx.bot_by_id(instance.bot_id)
     tx.remove_instance(instance.id, context.clock())

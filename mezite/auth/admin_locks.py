@@ -8,8 +8,9 @@ our nodes locks are what stops them.  Hence three decisions:
   name would be locked from its start, ``bots add`` is refused until the operator
   removes the lock himself.  So a lock neither hits a stranger nor goes away in
   silence.
-- A lock on an instance stays when the instance or its bot is removed, until the
-  last certificate has ended: ids are never used again, so it hits nobody else.
+- An instance that is removed, itself or with its bot, is locked until its last
+  certificate has ended; a lock it has stays until then.  Ids are never used
+  again, so that hits nobody else.
 - While its instance is there, the final lock of a proven fork goes away with
   ``instances unlock --keep-key`` only, never with ``locks rm``, which would let
   whoever comes first go on.
@@ -130,12 +131,13 @@ def drop(context: Context, tx: Transaction, operator: Operator, lock: Lock, why:
 def end_with_certificates(
     context: Context, tx: Transaction, operator: Operator, instances: Sequence[Instance]
 ) -> tuple[Lock, ...]:
-    """Locks on removed *instances* end when no certificate of theirs is good any
-    more, or go at once where that is so already; those that are left."""
+    """Removed *instances* are locked until no certificate of theirs is good any
+    more, so that our nodes refuse them; those locks."""
     now = context.clock()
     ends = {_target(instance): _last_certificate_ends(instance) for instance in instances}
-    left = []
+    left: list[Lock] = []
     for target, held in active_on(context, tx, list(ends)).items():
+        kept = []
         for lock in held:
             if ends[target] <= now:
                 drop(context, tx, operator, lock, "its instance was removed")
@@ -145,7 +147,21 @@ def end_with_certificates(
                 tx.delete_lock(lock.id)
                 tx.add_lock(lock)
                 _note(context, tx, operator, EventType.LOCK_SHORTENED, lock, "its instance was removed")
-            left.append(lock)
+            kept.append(lock)
+        if ends[target] > now and not any(lock.expires_at == ends[target] for lock in kept):
+            lock = Lock(
+                id=context.new_uuid(),
+                target=target,
+                reason=OPERATOR,
+                message="it was removed",
+                created_by=str(operator),
+                created_at=now,
+                expires_at=ends[target],
+            )
+            tx.add_lock(lock)
+            _note(context, tx, operator, EventType.LOCK_CREATED, lock, lock.message)
+            kept.append(lock)
+        left += kept
     return tuple(left)
 
 

@@ -33,15 +33,16 @@ def join(
     instance is at generation 1, whatever became of the token meanwhile.
     """
     now = context.clock()
+    # The key that redeemed the token has shown the secret already.
+    admission = tx.admission(request.token_id, proof.lineage_key)
+    if admission is not None:
+        return _repeat(context, tx, request, proof, admission, nonce=nonce, peer=peer)
     token = tx.token(request.token_id)
     if token is None or not secret_matches(request.token_secret, token.secret_hash):
         return Refused(
             Reason.TOKEN_UNKNOWN,
             "the server knows no such join token; check that it was copied whole, or make a new one",
         )
-    admission = tx.admission(token.id, proof.lineage_key)
-    if admission is not None:
-        return _repeat(context, tx, request, proof, admission, nonce=nonce, peer=peer)
     bot = tx.bot_by_id(token.bot_id)
     if bot is None:
         return Refused(Reason.BOT_GONE, f"the bot of token {token.id} has been removed")

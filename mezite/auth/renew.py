@@ -26,7 +26,7 @@ def renew(
     peer: Peer,
 ) -> Issued | Refused:
     """The next generation of an instance, or why not, judged in this order:
-    locks, generation, expiry, bot, roles, logins, interval."""
+    removal, locks, generation, expiry, bot, roles, logins, interval."""
     for _ in range(_ATTEMPTS):
         outcome = _renew_once(context, tx, request, proof, nonce=nonce, peer=peer)
         if outcome is not None:
@@ -51,6 +51,13 @@ def _renew_once(
             f"the server does not know instance {request.instance_id}; join again with a new token",
         )
     bot = tx.bot_by_id(instance.bot_id)
+    if instance.removed_at is not None:
+        if bot is None:
+            return Refused(Reason.BOT_GONE, f"the bot {proof.identity.bot} has been removed")
+        return Refused(
+            Reason.INSTANCE_UNKNOWN,
+            f"instance {instance.id} has been removed; join again with a new token",
+        )
     refused = locked(
         tx,
         now,
@@ -60,13 +67,6 @@ def _renew_once(
     )
     if refused is not None:
         return refused
-    if instance.removed_at is not None:
-        if bot is None:
-            return Refused(Reason.BOT_GONE, f"the bot {proof.identity.bot} has been removed")
-        return Refused(
-            Reason.INSTANCE_UNKNOWN,
-            f"instance {instance.id} has been removed; join again with a new token",
-        )
     judgement = judge(
         Stored(instance.generation, instance.lineage_key, instance.previous_key, instance.request_hash),
         Presented(request.generation, proof.lineage_key, proof.new_key, proof.request_hash),

@@ -156,9 +156,9 @@ def rotate_token(asking: Asking, name: str, token_ttl: str | None) -> None:
 def rm(asking: Asking, name: str) -> None:
     """Remove a bot, its instances and its tokens.
 
-    Its machines get no new certificate; those that are out stay good until
-    they end (at most 24 hours).  To stop them on our nodes at once, lock the
-    bot first: the lock outlives it.
+    Its machines get no new certificate, and our nodes refuse those that are
+    out at once.  A plain SSH server honours them until they end (at most 24
+    hours).
     """
     asking.show(asking.call("bots.rm", name=name), _write_removed)
 
@@ -166,8 +166,6 @@ def rm(asking: Asking, name: str) -> None:
 def _write_removed(answer: Any) -> None:
     count = answer["instances"]
     write_line(f"Bot removed: {answer['bot']['name']} ({count} instance{'s' if count != 1 else ''})")
-    if answer["instance_locks"]:
-        hint("locked instances stay locked until their last certificates have ended")
     for lock in answer["name_locks"]:
         hint(
             f"the lock {lock['id']} on its name stays, and stops a new bot of that name; "

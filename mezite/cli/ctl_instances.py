@@ -121,14 +121,11 @@ def recover(asking: Asking, instance_id: str) -> None:
 def rm(asking: Asking, instance_id: str) -> None:
     """Remove an instance; its machine needs a new token.
 
-    Certificates that are out stay good until they end (at most 24 hours).  To
-    stop them on our nodes at once, lock the instance first: the lock stays
-    until then.
+    Our nodes refuse the certificates that are out at once.  A plain SSH
+    server honours them until they end (at most 24 hours).
     """
     asking.show(asking.call("instances.rm", id=instance_id), _write_removed)
 
 
 def _write_removed(answer: Any) -> None:
     write_line(f"Instance removed: {answer['id']}")
-    if answer["locks"]:
-        hint(f"it stays locked until its last certificate has ended, {answer['locks'][0]['expires_at']}")

@@ -251,8 +251,8 @@ def test_a_bot_is_shown_with_what_is_its_own(auth: Auth) -> None:
 
 
 def test_a_removed_bot_takes_everything_with_it(auth: Auth) -> None:
-    """Its machines are told that it is gone; one that was locked by itself stays so
-    as long as its certificate might open a node."""
+    """Its machines are told that it is gone, and stay locked as long as their
+    certificates might open a node."""
     new = add(auth, uses=3)
     text = TokenText.from_text(new.text)
     first, second = Machine(auth), Machine(auth)
@@ -260,10 +260,10 @@ def test_a_removed_bot_takes_everything_with_it(auth: Auth) -> None:
     second.join(text)
     auth.lock(LockKind.INSTANCE, first.instance_id)
     removed = remove(auth)
-    assert (removed.instances, len(removed.instance_locks), removed.name_locks) == (2, 1, ())
+    assert (removed.instances, len(removed.instance_locks), removed.name_locks) == (2, 2, ())
+    assert {lock.target.value for lock in auth.locks()} == {first.instance_id, second.instance_id}
+    assert {lock.expires_at for lock in auth.locks()} == {auth.now + timedelta(hours=24)}
     assert refusal(second.try_renew()) is Reason.BOT_GONE
-    assert refusal(first.try_renew()) is Reason.LOCKED
-    auth.advance(hours=24)
     assert refusal(first.try_renew()) is Reason.BOT_GONE
     late = Machine(auth)
     assert refusal(auth.join(*late.join_request(text))) is Reason.BOT_GONE

@@ -221,7 +221,9 @@ def remove(auth: Auth, machine: Machine) -> tuple[Lock, ...]:
 
 
 def test_a_removed_instance_needs_a_new_token(auth: Auth, machine: Machine) -> None:
-    assert remove(auth, machine) == ()
+    """And is locked as long as its certificate might open a node."""
+    (lock,) = remove(auth, machine)
+    assert (lock.target.value, lock.expires_at) == (machine.instance_id, auth.now + timedelta(hours=24))
     assert reason(machine.try_renew()) is Reason.INSTANCE_UNKNOWN
     assert [stored.event.resource_name for stored in auth.events("instance.deleted")] == [machine.instance_id]
 
@@ -237,10 +239,17 @@ def test_a_removed_instance_stays_locked_until_its_last_certificate_has_ended(
         (MISMATCH, auth.now + timedelta(hours=24)), ("operator", auth.now + timedelta(hours=2))
     }
     assert set(auth.locks()) == set(left)
-    assert reason(machine.try_renew()) is Reason.GENERATION_MISMATCH
-    assert [stored.event.fields["lock_reason"] for stored in auth.events("lock.shortened")] == [MISMATCH]
-    auth.advance(hours=24)
     assert reason(machine.try_renew()) is Reason.INSTANCE_UNKNOWN
+    assert [stored.event.fields["lock_reason"] for stored in auth.events("lock.shortened")] == [MISMATCH]
+
+
+def test_a_removed_instance_is_not_opened_by_the_end_of_an_earlier_lock(
+    auth: Auth, machine: Machine
+) -> None:
+    auth.lock(LockKind.INSTANCE, machine.instance_id, expires_at=auth.now + timedelta(hours=2))
+    assert {lock.expires_at for lock in remove(auth, machine)} == {
+        auth.now + timedelta(hours=2), auth.now + timedelta(hours=24)
+    }
 
 
 def test_the_locks_of_a_removed_instance_without_certificates_go(auth: Auth, machine: Machine) -> None:

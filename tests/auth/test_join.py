@@ -46,13 +46,15 @@ def test_a_join_makes_an_instance_and_a_certificate_that_names_it(auth: Auth) ->
 
 
 def test_a_join_whose_reply_was_lost_is_repeated_with_the_same_outcome(auth: Auth) -> None:
-    """Whatever became of the token meanwhile: used, rotated, expired."""
+    """Whatever became of the token meanwhile: used, rotated, expired, deleted."""
     bot = auth.add_bot()
     token = auth.add_token(bot)
     machine = Machine(auth)
     first = auth.join(*machine.join_request(token))
     auth.write(lambda tx: tx.revoke_tokens(bot.id, auth.now))
     auth.advance(hours=2)
+    assert isinstance(auth.join(*machine.join_request(token)), Issued)
+    auth.write(lambda tx: tx.delete_token(token.id))
     again = auth.join(*machine.join_request(token))
     assert isinstance(first, Issued)
     assert isinstance(again, Issued)

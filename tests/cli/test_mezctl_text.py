@@ -149,9 +149,7 @@ def test_removing(terminal: Terminal) -> None:
     first = terminal.machine()
     second = terminal.machine(terminal.admin.call("tokens.create", bot="github-deploy")["join_token"])
     terminal.auth.lock(LockKind.INSTANCE, first.instance_id)
-    result = terminal.type("instances", "rm", first.instance_id)
-    assert result.stdout == f"Instance removed: {first.instance_id}\n"
-    assert result.stderr == "it stays locked until its last certificate has ended, 2026-03-25T14:00:00Z\n"
+    assert terminal.told("instances", "rm", first.instance_id) == f"Instance removed: {first.instance_id}\n"
     token = terminal.admin.call("tokens.create", bot="github-deploy", uses=2)["token"]["id"]
     assert terminal.told("tokens", "rm", token) == f"Token removed: {token} (used 0/2)\n"
     assert terminal.told("bots", "rm", "github-deploy") == "Bot removed: github-deploy (1 instance)\n"

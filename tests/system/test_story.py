@@ -203,7 +203,7 @@ def test_a_lock_stops_renewal_login_and_the_live_session_until_it_is_lifted(clus
     session.stop()
 
 
-def test_a_removed_bot_ends_its_daemon(cluster: Cluster) -> None:
+def test_a_removed_bot_ends_its_daemon_and_its_logins(cluster: Cluster) -> None:
     cluster.add_role()
     machine = cluster.machine()
     daemon = machine.daemon(f"--join-token={cluster.add_bot()}", "--renewal-interval=2s")
@@ -211,6 +211,7 @@ def test_a_removed_bot_ends_its_daemon(cluster: Cluster) -> None:
     cluster.ctl("bots", "rm", "github-deploy")
     assert daemon.wait() == 3, daemon.text()
     assert "bot_gone" in daemon.text()
+    assert machine.ssh("whoami").code == 255
 
 
 def copied(machine: MachineProcess, name: str = "thief") -> MachineProcess:
