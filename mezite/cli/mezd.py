@@ -98,9 +98,8 @@ def _token(config: daemon.DaemonConfig, durable: Durable) -> TokenText | None:
     """The join token; one that is gone does no harm where it has been redeemed."""
     if config.token is None:
         return None
-    if config.token.file is not None and durable.held is not None and not config.token.file.exists():
-        return None
-    return config.token.read(sys.stdin.readline)
+    read = config.token.read if durable.held is None else config.token.read_if_any
+    return read(sys.stdin.readline)
 
 
 def _remembered(durable: Durable) -> tuple[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -54,23 +54,33 @@ class TokenSource:
 
     def read(self, read_stdin: Callable[[], str]) -> TokenText:
         """Raises :class:`UsageError`, which never shows the secret part."""
-        text = self.text
-        if text == STDIN:
-            text = read_stdin()
-        elif self.file is not None:
-            try:
-                with self.file.open("rb") as file:
-                    text = file.read(MAX_TOKEN_FILE).decode("ascii", "replace")
-            except OSError as error:
-                raise UsageError(
-                    f"{self.name}: {self.file}: {error.strerror}; name a readable file with the join token"
-                ) from None
-        if not text or not text.strip():
+        text = self._fetch(read_stdin)
+        if not text.strip():
             raise UsageError(f"{self.name}: the join token is empty; is the secret set that it comes from?")
         try:
             return TokenText.from_text(text)
         except InvalidInput as error:
             raise UsageError(f"{self.name}: {error}") from None
+
+    def read_if_any(self, read_stdin: Callable[[], str]) -> TokenText | None:
+        """The same where an identity is held already: the token may be gone by now."""
+        if self.file is not None and not self.file.exists():
+            return None
+        text = self._fetch(read_stdin)
+        return replace(self, text=text, file=None).read(read_stdin) if text.strip() else None
+
+    def _fetch(self, read_stdin: Callable[[], str]) -> str:
+        if self.text == STDIN:
+            return read_stdin()
+        if self.file is None:
+            return self.text or ""
+        try:
+            with self.file.open("rb") as file:
+                return file.read(MAX_TOKEN_FILE).decode("ascii", "replace")
+        except OSError as error:
+            raise UsageError(
+                f"{self.name}: {self.file}: {error.strerror}; name a readable file with the join token"
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)

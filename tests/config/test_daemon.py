@@ -184,6 +184,16 @@ def test_no_token_where_one_was_promised(tmp_path: Path) -> None:
         config({"join_token_file": str(tmp_path / "none")}).token.read(str)
 
 
+def test_a_token_that_is_gone_does_no_harm_where_it_is_not_needed(tmp_path: Path) -> None:
+    for flags in ({"join_token": ""}, {"join_token": "-"}, {"join_token_file": str(tmp_path / "none")}):
+        assert config(flags).token.read_if_any(str) is None
+    (tmp_path / "token").write_text(TOKEN)
+    for flags in ({"join_token": TOKEN}, {"join_token_file": str(tmp_path / "token")}):
+        assert config(flags).token.read_if_any(str).to_text() == TOKEN
+    with pytest.raises(UsageError, match="--join-token: .*mistyped"):
+        config({"join_token": "tok"}).token.read_if_any(str)
+
+
 def test_the_token_is_in_no_repr() -> None:
     secret = TOKEN.split("-")[3]
     assert secret not in repr(config({"join_token": TOKEN}))
