@@ -190,7 +190,7 @@ def test_a_token_that_is_gone_does_no_harm_where_it_is_not_needed(tmp_path: Path
     (tmp_path / "token").write_text(TOKEN)
     for flags in ({"join_token": TOKEN}, {"join_token_file": str(tmp_path / "token")}):
         assert config(flags).token.read_if_any(str).to_text() == TOKEN
-    with pytest.raises(UsageError, match="--join-token: .*mistyped"):
+    with pytest.raises(UsageError, match=r"--join-token: .*mistyped"):
         config({"join_token": "tok"}).token.read_if_any(str)
 
 
