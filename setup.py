@@ -19,7 +19,10 @@ setup(
     python_requires=">=3.11",
     # twisted.plugins is Twisted's own package: our one module is laid beside its own.
     packages=[*find_packages(include=["mezite", "mezite.*"]), "twisted.plugins"],
-    package_data={"mezite.storage": ["schema/*.sql"], "mezite.proto": ["mezite/v1/*.proto", "mezite/v1/*.pyi"]},
+    package_data={
+        "mezite.storage": ["schema/*.sql"],
+        "mezite.proto": ["mezite/v1/*.proto", "mezite/v1/*.pyi"],
+    },
     zip_safe=False,
     install_requires=[
         # Conch's private names are used in one file; its tests fail when they move.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +9,8 @@ SERVER_CONFIG = Path("/etc/mezite/mezite.yaml")
 
 
 def _home(environ: Mapping[str, str]) -> Path:
-    return Path(environ.get("HOME") or os.path.expanduser("~"))
+    home = environ.get("HOME")
+    return Path(home) if home else Path.home()
 
 
 def data_dir(environ: Mapping[str, str], uid: int) -> Path:
