@@ -39,6 +39,7 @@ setup(
     extras_require={
         "dev": [
             "build",
+            "grpc-stubs",
             "grpcio-tools==1.85.1",
             "hypothesis>=6.100",
             "mypy-zope>=1.0.17",
