@@ -127,10 +127,12 @@ def unlock_instance(
             f"instance {instance.id} is not locked for a fork; unlock it without --keep-key"
             if held else f"instance {instance.id} is not locked"
         )
-    if keep_key not in (instance.lineage_key, instance.previous_key) or not keep_key:
+    # After an earlier decision the previous key is the one that it went against.
+    previous = instance.previous_key if instance.request_hash else ""
+    if keep_key not in (instance.lineage_key, previous) or not keep_key:
         known = [f"{instance.lineage_key} (generation {instance.generation}, given out last)"]
-        if instance.previous_key:
-            known.append(f"{instance.previous_key} (generation {instance.generation - 1})")
+        if previous:
+            known.append(f"{previous} (generation {instance.generation - 1})")
         raise InvalidInput(f"{keep_key!r} is no key of this instance; known: {', '.join(known)}", "keep_key")
     kept, risk = instance.generation, _RISK_CURRENT
     if keep_key != instance.lineage_key:

@@ -13,12 +13,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the server knows of an instance; keys are fingerprints."""
+    """What the server knows of an instance; keys are fingerprints.
+
+    Without a ``request_hash`` an operator has put the lineage back by one
+    generation, and ``previous_key`` is the key that he decided against.
+    """
 
     generation: int
     lineage_key: str
     previous_key: str
     request_hash: bytes
+
+    def refuses(self, presented: Presented) -> bool:
+        """Whether *presented* is by the key that an operator decided against."""
+        return not self.request_hash and presented.lineage_key == self.previous_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +74,11 @@ def judge(stored: Stored, presented: Presented) -> Judgement:
     - The generation before it, by its key, asking once more for exactly the
       keys that the stored one was given to: reissue.
     - A generation ahead of ours, proven by our own certificate: the database
-      was restored from an older copy; adopt it and advance.
+      was restored from an older copy; adopt it and advance.  Not so the one key
+      that is ahead because an operator put the lineage back.
     - Anything else: a fork is suspected.
     """
-    if presented.generation > stored.generation:
+    if presented.generation > stored.generation and not stored.refuses(presented):
         return Advance(presented.generation + 1, adopted=True)
     if presented.generation == stored.generation and presented.lineage_key == stored.lineage_key:
         return Advance(stored.generation + 1)

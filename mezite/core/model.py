@@ -388,7 +388,9 @@ class Instance:
     previous_key: str
     """Fingerprint of the lineage key before it; empty at generation 1."""
     request_hash: bytes
-    """SHA-256 of the keys that generation was given to (see core.request)."""
+    """SHA-256 of the keys that generation was given to (see core.request); empty
+    after `unlock --keep-key` has put the lineage back, until its next renewal.
+    The previous key is then the one that the operator decided against."""
     token_id: str
     created_at: datetime
     renewed_at: datetime

@@ -197,8 +197,9 @@ class Transaction(Protocol):
 
     def keep_key(self, instance_id: str, *, generation: int, lineage_key: str) -> bool:
         """An operator decided which key a forked instance goes on with: it is at
-        that generation, and its previous key and request hash are forgotten, so
-        that neither a reissue nor a repeated join can follow from what was before."""
+        that generation, the key it had is its previous one, as the one decided
+        against, and the request hash is empty, which marks this, and keeps a
+        reissue or a repeated join from following from what was before."""
         ...
 
     def set_recoverable(self, instance_id: str, recoverable: bool) -> bool: ...

@@ -120,7 +120,7 @@ NOTE_RECOVERY = """
 update instances set not_after_us = ?, renewed_at_us = ?, recoverable = 0
 where id = ? and generation = ? and lineage_key = ? and removed_at_us is null"""
 KEEP_KEY = """
-update instances set generation = ?, lineage_key = ?, previous_key = '', request_hash = ?
+update instances set generation = ?, previous_key = lineage_key, lineage_key = ?, request_hash = ?
 where id = ? and removed_at_us is null"""
 SET_RECOVERABLE = "update instances set recoverable = ? where id = ? and removed_at_us is null"
 REMOVE_INSTANCE = "update instances set removed_at_us = ? where id = ? and removed_at_us is null"

@@ -15,6 +15,7 @@ from mezite.auth.context import Operator
 from mezite.certs import keys
 from mezite.core.model import MISMATCH, Lock, LockKind, LockTarget
 from mezite.errors import Conflict, InvalidInput, NotFound, Reason, Refused
+from mezite.storage.interface import Step
 from tests.harness import Auth, Machine, Pending
 
 ANN = Operator(1000, "ann")
@@ -158,13 +159,45 @@ def test_keeping_the_key_before_puts_the_lineage_back(auth: Auth, machine: Machi
     assert reason(thief.try_renew()) is Reason.PROVE
 
 
-def test_no_thief_goes_on_unnoticed_after_the_key_before_was_kept(auth: Auth, machine: Machine) -> None:
-    """He may come first, being ahead; then the honest side's next renewal uncovers him."""
+def test_the_key_decided_against_gets_nothing_though_it_is_ahead(auth: Auth, machine: Machine) -> None:
+    """It is no machine that is ahead of a restored database: its holder may only prove the fork again."""
     thief = machine.copy()
     fork(machine, thief)
     unlock(auth, machine, fingerprint(machine))
-    thief.try_renew()
-    assert reason(machine.try_renew()) is Reason.PROVE
+    prove = thief.try_renew()
+    assert reason(prove) is Reason.PROVE
+    assert auth.instance(machine.instance_id).generation == 1
+    assert auth.events("generation_adopted") == []
+    assert isinstance(prove, Refused)
+    assert reason(thief.try_renew(prove.nonce)) is Reason.GENERATION_MISMATCH
+    unlock(auth, machine, fingerprint(machine))
+    assert machine.renew().generation == 2
+
+
+def test_after_the_key_before_was_kept_only_that_one_can_be_kept_again(auth: Auth, machine: Machine) -> None:
+    thief = machine.copy()
+    fork(machine, thief)
+    unlock(auth, machine, fingerprint(machine))
+    auth.write(lambda tx: tx.add_lock(final_lock(auth, machine)))
+    with pytest.raises(InvalidInput, match=r"known: [^,]*\(generation 1, given out last\)$"):
+        unlock(auth, machine, fingerprint(thief))
+
+
+def test_a_machine_put_back_is_still_adopted_by_a_restored_database(auth: Auth, machine: Machine) -> None:
+    """The backup was made between the operator's decision and the machine's next renewal."""
+    fork(machine, machine.copy())
+    unlock(auth, machine, fingerprint(machine))
+    backup = auth.instance(machine.instance_id)
+    machine.renew()
+    now = auth.instance(machine.instance_id)
+    auth.write(
+        lambda tx: tx.step(
+            Step(now.id, now.generation, now.lineage_key, backup.generation, backup.lineage_key,
+                 backup.previous_key, backup.request_hash, auth.now, auth.now, "", "")
+        )
+    )
+    assert machine.renew().generation == 3
+    assert auth.locks() == ()
 
 
 @pytest.mark.parametrize("key", ["", "SHA256:nonsense", "of another machine"])

@@ -400,14 +400,18 @@ def test_a_reissue_is_noted(storage: Storage, recovered: bool) -> None:
 
 
 def test_an_operator_decides_which_key_goes_on(storage: Storage) -> None:
-    """The instance is at that generation and key; nobody else's previous key
-    or repeated request counts any more."""
+    """The instance is at that generation and key; the key it had is the one
+    decided against, and no repeated request counts any more."""
     before = make_instance(generation=9, previous_key="SHA256:zero")
     write(storage, lambda tx: (tx.add_bot(make_bot()), tx.add_instance(before)))
     assert write(storage, lambda tx: tx.keep_key("inst-1", generation=4, lineage_key="SHA256:kept")) is True
     assert write(storage, lambda tx: tx.keep_key("nobody", generation=4, lineage_key="SHA256:kept")) is False
     assert read(storage, lambda tx: tx.instance("inst-1")) == replace(
-        before, generation=4, lineage_key="SHA256:kept", previous_key="", request_hash=b""
+        before,
+        generation=4,
+        lineage_key="SHA256:kept",
+        previous_key=before.lineage_key,
+        request_hash=b"",
     )
 
 

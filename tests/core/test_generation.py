@@ -44,6 +44,24 @@ def test_judge(presented: Presented, expected: Judgement) -> None:
     assert judge(STORED, presented) == expected
 
 
+PUT_BACK = Stored(4, "K4", "K5", b"")
+"""An operator has decided for K4, against K5."""
+
+
+@pytest.mark.parametrize(
+    ("presented", "expected"),
+    [
+        (Presented(4, "K4", "new", b"x"), Advance(5)),
+        (Presented(5, "K5", "new", b"x"), ForkSuspected(4, 5, "K4", "K5")),
+        (Presented(3, "K3", "K4", b"x"), ForkSuspected(4, 3, "K4", "K3")),
+        # What the kept machine became, after a restored backup of this moment.
+        (Presented(5, "X5", "new", b"x"), Advance(6, adopted=True)),
+    ],
+)
+def test_judge_after_an_operators_decision(presented: Presented, expected: Judgement) -> None:
+    assert judge(PUT_BACK, presented) == expected
+
+
 @pytest.mark.parametrize(
     ("stored", "key", "keys", "expected"),
     [
