@@ -11,7 +11,14 @@ from mezite.auth.proof import make_nonce, nonce_holds
 from mezite.core import locks, rbac
 from mezite.core.audit import AuditEvent, EventType
 from mezite.core.generation import ForkSuspected
-from mezite.core.lifetime import IntervalTooLong, asked_ttl, renew_after, renewal_interval
+from mezite.core.lifetime import (
+    IntervalTooLong,
+    LineageExpired,
+    asked_ttl,
+    lineage_expiry,
+    renew_after,
+    renewal_interval,
+)
 from mezite.core.model import MISMATCH, Bot, Instance, Lock, LockKind, LockTarget
 from mezite.core.rbac import Denied, Granted
 from mezite.core.request import Issued, SshKey, Wishes
@@ -48,6 +55,18 @@ def mismatch(instance_id: str) -> Refused:
         Reason.GENERATION_MISMATCH,
         f"two holders of instance {instance_id} have renewed, so it is locked for good; "
         "join again with a new token, and find out who holds the copy",
+    )
+
+
+def expired(instance: Instance, bot: Bot, now: datetime) -> LineageExpired | Refused | None:
+    """Whether the lineage renews no more by itself: a refusal, or why this one
+    needs, and uses up, what `instances recover` allowed."""
+    found = lineage_expiry(instance, bot, now)
+    if found is None or instance.recoverable:
+        return found
+    return Refused(
+        Reason.EXPIRED,
+        f"{found}; an operator can allow one more renewal: mezctl instances recover {instance.id}",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from mezite.auth.context import Context, Peer
-from mezite.auth.issue import answer_fork, locked, sign_all, terms
+from mezite.auth.issue import answer_fork, expired, locked, sign_all, terms
 from mezite.auth.proof import JoinProof
 from mezite.core.audit import AuditEvent, EventType
 from mezite.core.duration import format_duration
@@ -15,6 +15,10 @@ from mezite.core.model import Instance, JoinToken
 from mezite.core.request import Issued, JoinRequest, Wishes, secret_matches
 from mezite.errors import Reason, Refused
 from mezite.storage.interface import Admission, Transaction
+
+_MOST_REUSED = 10
+_REUSED_WITHIN = timedelta(minutes=10)
+"""A token that is shown again and again leaves so many rows in this time."""
 
 
 def join(
@@ -120,7 +124,7 @@ def _spent(
     so the instance that it made is named, and the event kept.
     """
     admissions = tx.admissions(token.id)
-    if admissions and state in ("used", "rotated"):
+    if admissions and state in ("used", "rotated") and _is_news(tx, token, context):
         made = admissions[-1]
         tx.add_event(
             AuditEvent(
@@ -151,6 +155,15 @@ def _spent(
     if state == "rotated":
         return Refused(Reason.TOKEN_ROTATED, f"{token.id} has been replaced by a newer token; {remedy}")
     return Refused(Reason.TOKEN_USED, f"{token.id} has been used; {remedy}")
+
+
+def _is_news(tx: Transaction, token: JoinToken, context: Context) -> bool:
+    """Whether few rows tell of this lately: a used token's secret may be known
+    to many, and none of them may fill the disk with it."""
+    told = tx.list_events(
+        type_name=EventType.TOKEN_REUSED.event_name, resource_name=token.id, limit=_MOST_REUSED
+    )
+    return len(told) < _MOST_REUSED or context.clock() - told[-1].event.at >= _REUSED_WITHIN
 
 
 def _repeat(
@@ -194,17 +207,21 @@ def _repeat(
         )
     if bot is None:
         return Refused(Reason.BOT_GONE, "the bot has been removed")
+    over = expired(instance, bot, now)
+    if isinstance(over, Refused):
+        return over
     agreed = terms(tx, bot, request.wishes, now)
     if isinstance(agreed, Refused):
         return agreed
-    tx.note_reissue(
+    if not tx.note_reissue(
         instance.id,
         generation=1,
         lineage_key=instance.lineage_key,
         at=now,
         not_after=now + agreed.granted.ttl,
-        recovered=False,
-    )
+        recovered=over is not None,
+    ):
+        return Refused(Reason.UNAVAILABLE, "the instance is being renewed elsewhere; ask again")
     return sign_all(
         context,
         tx,

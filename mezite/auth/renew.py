@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from mezite.auth.context import Context, Peer
-from mezite.auth.issue import answer_fork, locked, sign_all, terms
+from mezite.auth.issue import answer_fork, expired, locked, sign_all, terms
 from mezite.auth.proof import RenewProof
 from mezite.core.audit import AuditEvent, EventType
 from mezite.core.generation import Advance, ForkSuspected, Presented, Stored, judge
-from mezite.core.lifetime import lineage_expiry
 from mezite.core.request import Issued, RenewRequest
 from mezite.errors import Reason, Refused
 from mezite.storage.interface import Step, Transaction
@@ -84,12 +83,9 @@ def _renew_once(
         )
     if bot is None:
         return Refused(Reason.BOT_GONE, f"the bot {proof.identity.bot} has been removed")
-    expired = lineage_expiry(instance, bot, now)
-    if expired is not None and not instance.recoverable:
-        return Refused(
-            Reason.EXPIRED,
-            f"{expired}; an operator can allow one more renewal: mezctl instances recover {instance.id}",
-        )
+    over = expired(instance, bot, now)
+    if isinstance(over, Refused):
+        return over
     agreed = terms(tx, bot, request.wishes, now)
     if isinstance(agreed, Refused):
         return agreed
@@ -119,7 +115,7 @@ def _renew_once(
             lineage_key=lineage_key,
             at=now,
             not_after=now + agreed.granted.ttl,
-            recovered=expired is not None,
+            recovered=over is not None,
         )
     if not done:
         return None

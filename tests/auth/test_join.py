@@ -210,3 +210,50 @@ def test_a_request_signed_for_another_cluster_or_method_proves_nothing(auth: Aut
     ):
         assert reason(auth.join(request, forged)) is Reason.BAD_PROOF
     assert auth.write(lambda tx: tx.token(token.id)).used == 0
+
+
+@pytest.mark.parametrize("days", [8, 100])
+def test_a_repeated_join_is_no_way_around_expiry(auth: Auth, days: int) -> None:
+    """Else a copy of a job's directory, which never renews, would get certificates for ever."""
+    token = auth.add_token(auth.add_bot("job", max_lineage_age=timedelta(days=30)))
+    machine = Machine(auth)
+    copied = machine.join_request(token)
+    machine.join(token)
+    auth.advance(days=days)
+    refused = auth.join(*copied)
+    assert reason(refused) is Reason.EXPIRED
+    assert f"mezctl instances recover {machine.instance_id}" in str(refused)
+
+
+def test_a_lost_join_goes_on_when_an_operator_recovers_it(auth: Auth) -> None:
+    """Once: the recovery is used up, and the lineage's time starts anew."""
+    token = auth.add_token(auth.add_bot())
+    machine = Machine(auth)
+    lost = auth.join(*machine.join_request(token))
+    assert isinstance(lost, Issued)
+    auth.advance(days=8)
+    assert reason(auth.join(*machine.join_request(token))) is Reason.EXPIRED
+    auth.write(lambda tx: tx.set_recoverable(lost.instance_id, True))
+    again = auth.join(*machine.join_request(token))
+    assert isinstance(again, Issued)
+    stored = auth.instance(again.instance_id)
+    assert (stored.recoverable, stored.renewed_at) == (False, auth.now)
+    machine.accept(again)
+    auth.advance(days=6)
+    machine.renew()
+
+
+def test_a_used_token_shown_again_and_again_does_not_fill_the_audit_log(auth: Auth) -> None:
+    """Its secret may lie in the log of a job, for anybody to play with."""
+    bot = auth.add_bot()
+    token = auth.add_token(bot)
+    Machine(auth).join(token)
+    for _ in range(40):
+        assert reason(auth.join(*Machine(auth).join_request(token))) is Reason.TOKEN_USED
+    assert len(auth.events("token_reused")) == 10
+    auth.advance(minutes=10)
+    assert reason(auth.join(*Machine(auth).join_request(token))) is Reason.TOKEN_USED
+    other = auth.add_token(bot)
+    Machine(auth).join(other)
+    auth.join(*Machine(auth).join_request(other))
+    assert len(auth.events("token_reused")) == 12
