@@ -146,13 +146,15 @@ class Rig:
     """This machine's clock less the server's."""
     chance: float = 0.5
     faults: deque[str | MeziteError] = field(default_factory=deque)
-    save_fails: int = 0
+    fail_save_in: int | None = None
+    """So many saves are well, then one fails."""
     crash_in: int | None = None
     """So many actions are performed, then the process is gone."""
     actions: list[Action] = field(default_factory=list)
     asked: list[Ask] = field(default_factory=list)
     on_disk_when_asked: list[Durable] = field(default_factory=list)
-    refusals: list[Refused] = field(default_factory=list)
+    answers: list[Refused | None] = field(default_factory=list)
+    """For each of ``asked``, the refusal that was the answer."""
     state: State = field(init=False)
 
     def __post_init__(self) -> None:
@@ -191,8 +193,10 @@ class Rig:
             case MakeKeys():
                 yield KeysMade(make_keys())
             case Save(durable):
-                if self.save_fails:
-                    self.save_fails -= 1
+                fails = self.fail_save_in == 0
+                if self.fail_save_in is not None:
+                    self.fail_save_in = None if fails else self.fail_save_in - 1
+                if fails:
                     yield SaveFailed(StateFailure("cannot write the state: input/output error"))
                 else:
                     self.disk = durable
@@ -214,14 +218,15 @@ class Rig:
             case Ask():
                 self.asked.append(action)
                 self.on_disk_when_asked.append(self.disk)
-                yield self._answer(action)
+                answered = self._answer(action)
+                self.answers.append(answered.error if isinstance(answered, WasRefused) else None)
+                yield answered
             case TellIssued() | TellOver() | TellTrouble() | Finish():
                 pass
 
     def _answer(self, action: Ask) -> Event:
         fault = self.faults.popleft() if self.faults else None
         if isinstance(fault, Refused):
-            self.refusals.append(fault)
             return WasRefused(fault)
         if isinstance(fault, MeziteError):
             return Unanswered(fault)
@@ -232,7 +237,6 @@ class Rig:
         if fault == LOST_REPLY:
             return Unanswered(Unreachable("the connection broke"))
         if isinstance(said, Refused):
-            self.refusals.append(said)
             return WasRefused(said)
         return Answered(said)
 

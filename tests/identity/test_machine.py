@@ -108,7 +108,7 @@ def test_a_failed_save_of_the_answer_loses_nothing(auth: Auth) -> None:
     # The keys of generation 3 are saved; then the save of the answer fails.
     rig.faults.append(LOST_REQUEST)
     rig.feed(RenewNow())
-    rig.save_fails = 1
+    rig.fail_save_in = 0
     rig.feed(RenewNow())
     assert rig.generation == 2
     assert rig.state.phase is Phase.WAITING
@@ -119,7 +119,7 @@ def test_a_failed_save_of_the_answer_loses_nothing(auth: Auth) -> None:
 
 def test_nothing_is_sent_when_the_keys_cannot_be_saved(auth: Auth) -> None:
     rig = joined_rig(auth)
-    rig.save_fails = 1
+    rig.fail_save_in = 0
     rig.feed(RenewNow())
     assert len(rig.asked) == 1
     assert rig.disk.pending is None
@@ -510,7 +510,7 @@ def test_a_lock_by_an_operator_is_waited_out(auth: Auth) -> None:
     rig = joined_rig(auth)
     lock = auth.lock(LockKind.BOT, "github-deploy")
     rig.feed(RenewNow())
-    assert Reason.LOCKED is rig.refusals[-1].reason
+    assert Reason.LOCKED is rig.answers[-1].reason
     assert rig.finished is None
     auth.write(lambda tx: tx.delete_lock(lock.id))
     rig.advance(timedelta(minutes=5))

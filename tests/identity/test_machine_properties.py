@@ -3,176 +3,163 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from mezite.core.request import JoinRequest, RenewRequest
 from mezite.errors import InvalidInput, Reason, ReasonClass, Refused
 from mezite.identity.events import RenewNow, Stop, Tick
-from mezite.identity.records import Durable
 from mezite.identity.states import Options, Phase
 from tests.harness import Auth
 from tests.identity.fakes import LOST_REPLY, LOST_REQUEST, Crash, Rig, keys_of
 
-REFUSALS = [reason for reason in Reason if reason is not Reason.PROVE]
 FAULTS = st.one_of(
-    st.sampled_from([LOST_REQUEST, LOST_REPLY]),
-    st.sampled_from(REFUSALS).map(lambda reason: Refused(reason, "no")),
+    st.sampled_from([LOST_REQUEST, LOST_REPLY, LOST_REPLY]),
+    st.sampled_from([reason for reason in Reason if reason is not Reason.PROVE]).map(
+        lambda reason: Refused(reason, "no")
+    ),
     st.just(Refused(Reason.PROVE, "prove it", nonce=b"\1" * 32)),
     st.just(InvalidInput("unreadable")),
 )
 
 
-class DaemonUnderFaults(RuleBasedStateMachine):
-    """A daemon with one or two tokens against the real server.
+@dataclass(frozen=True)
+class Step:
+    """One thing that happens to the daemon, and what goes wrong meanwhile."""
 
-    Besides the checks below, the rig itself asserts that what is published is on the disk.
+    act: str
+    second_token: bool
+    one_shot: bool
+    seconds: int
+    faults: tuple[Any, ...]
+    crash_in: int | None
+    fail_save_in: int | None
+    has_room: bool
+
+
+STEPS = st.builds(
+    Step,
+    act=st.sampled_from(["restart", "renew", "renew", "wait", "wait", "stop"]),
+    second_token=st.booleans(),
+    one_shot=st.sampled_from([False, False, False, True]),
+    seconds=st.sampled_from([1, 60, 1800, 7200]),
+    faults=st.lists(FAULTS, max_size=3).map(tuple),
+    crash_in=st.one_of(st.none(), st.none(), st.integers(0, 8)),
+    fail_save_in=st.sampled_from([None, None, None, 0, 1]),
+    has_room=st.sampled_from([True, True, True, False]),
+)
+
+
+class Life:
+    """A daemon with one or two tokens against the real rules of the server.
+
+    The rig itself asserts that what is published is on the disk.
     """
 
-    @initialize()
-    def begin(self) -> None:
-        self.auth = Auth()
-        bot = self.auth.add_bot()
-        self.tokens = [self.auth.add_token(bot, ttl=timedelta(days=300)) for _ in range(2)]
-        self.rig = Rig(self.auth, Options(token=self.tokens[0]))
+    def __init__(self, auth: Auth) -> None:
+        self.auth = auth
+        bot = auth.add_bot()
+        self.tokens = [auth.add_token(bot, ttl=timedelta(days=300)) for _ in range(2)]
+        self.rig = Rig(auth, Options(token=self.tokens[0]))
         self.is_on = False
         self.checked = 0
         self.asked_for: dict[object, set[tuple[bytes, ...]]] = defaultdict(set)
-        self.history: list[Durable] = []
 
-    def teardown(self) -> None:
-        if hasattr(self, "auth"):
-            self.auth.close()
-
-    def run_it(self, what: object) -> None:
+    def go_through(self, step: Step) -> None:
+        rig = self.rig
+        rig.faults.clear()
+        rig.faults.extend(step.faults)
+        rig.crash_in, rig.fail_save_in = step.crash_in, step.fail_save_in
+        rig.destination.has_room = step.has_room
+        rig.advance(timedelta(seconds=step.seconds))
         try:
-            what()
+            self._act(step)
         except Crash:
             self.is_on = False
+        if rig.state.phase is Phase.ENDED:
+            self.is_on = False
+        self.check()
 
-    @rule(second_token=st.booleans(), one_shot=st.booleans())
-    def start(self, second_token: bool, one_shot: bool) -> None:
-        self.is_on = True
-        token = self.tokens[int(second_token)]
-        self.run_it(lambda: self.rig.restart(token=token, one_shot=one_shot))
+    def _act(self, step: Step) -> None:
+        if not self.is_on or step.act == "restart":
+            self.is_on = True
+            self.rig.restart(token=self.tokens[int(step.second_token)], one_shot=step.one_shot)
+        elif step.act == "renew":
+            self.rig.feed(RenewNow())
+        elif step.act == "wait":
+            self.rig.feed(Tick())
+        else:
+            self.rig.feed(Stop())
 
-    @rule(length=st.sampled_from([1, 60, 1800, 7200]))
-    def pass_time(self, length: int) -> None:
-        self.rig.advance(timedelta(seconds=length))
-        if self.is_on:
-            self.run_it(lambda: self.rig.feed(Tick()))
-
-    @rule()
-    def renew_now(self) -> None:
-        if self.is_on:
-            self.run_it(lambda: self.rig.feed(RenewNow()))
-
-    @rule(fault=FAULTS, count=st.integers(1, 3))
-    def go_wrong(self, fault: object, count: int) -> None:
-        self.rig.faults.extend([fault] * count)
-
-    @rule(after=st.integers(0, 8))
-    def crash(self, after: int) -> None:
-        self.rig.crash_in = after
-
-    @rule()
-    def disk_fails(self) -> None:
-        self.rig.save_fails = 1
-
-    @rule(room=st.booleans())
-    def room(self, room: bool) -> None:
-        self.rig.destination.has_room = room
-
-    @rule()
-    def stop(self) -> None:
-        if self.is_on:
-            self.run_it(lambda: self.rig.feed(Stop()))
-        self.is_on = False
-
-    # --- what never happens -----------------------------------------------------------------
-
-    @invariant()
-    def one_set_of_keys_for_each_generation_and_token(self) -> None:
-        if not hasattr(self, "rig"):
-            return
-        for ask in self.rig.asked[self.checked :]:
-            request = ask.request
+    def check(self) -> None:
+        for index in range(self.checked, len(self.rig.asked)):
+            request, disk = self.rig.asked[index].request, self.rig.on_disk_when_asked[index]
             if isinstance(request, JoinRequest):
                 goal: object = request.token_id
+                kept = disk.join_keys(request.token_id)
+                assert request.token_id not in disk.redeemed, "a token was redeemed twice"
+                if disk.held is not None:
+                    assert self._is_over(index), "a token was used while the state may go on"
             else:
-                goal = (request.instance_id, request.generation + 1)
+                assert isinstance(request, RenewRequest)
+                goal, kept = (request.instance_id, request.generation + 1), disk.pending
+                assert disk.held is not None
+                assert disk.held.generation == request.generation
+            assert kept is not None, "keys were sent that are not on the disk"
+            assert keys_of(request) == (kept.lineage.public, *(key.pair.public for key in kept.ssh))
             self.asked_for[goal].add(keys_of(request))
             assert len(self.asked_for[goal]) == 1, f"other keys were asked for as {goal}"
-
-    @invariant()
-    def keys_are_on_the_disk_before_they_are_sent(self) -> None:
-        if not hasattr(self, "rig"):
-            return
-        for ask, disk in zip(
-            self.rig.asked[self.checked :], self.rig.on_disk_when_asked[self.checked :], strict=True
-        ):
-            kept = (
-                disk.join_keys(ask.request.token_id)
-                if isinstance(ask.request, JoinRequest)
-                else disk.pending
-            )
-            assert keys_of(ask.request) == (kept.lineage.public, *(key.pair.public for key in kept.ssh))
-
-    @invariant()
-    def a_token_is_used_only_where_the_state_is_over(self) -> None:
-        if not hasattr(self, "rig"):
-            return
-        for disk, ask in zip(
-            self.rig.on_disk_when_asked[self.checked :], self.rig.asked[self.checked :], strict=True
-        ):
-            if isinstance(ask.request, JoinRequest):
-                assert ask.request.token_id not in disk.redeemed
-                if disk.held is not None:
-                    assert any(
-                        refused.reason.reason_class is not ReasonClass.RETRY for refused in self.rig.refusals
-                    )
-            else:
-                assert isinstance(ask.request, RenewRequest)
-                assert disk.held.generation == ask.request.generation
         self.checked = len(self.rig.asked)
+        # One machine alone is never taken for two, whatever went wrong.
+        assert self.auth.locks() == ()
+        assert self.auth.events("token_reused") == []
+        self._check_generations()
 
-    @invariant()
-    def nobody_is_locked(self) -> None:
-        """One machine alone is never taken for two, whatever went wrong."""
-        if hasattr(self, "auth"):
-            assert self.auth.locks() == ()
+    def _is_over(self, index: int) -> bool:
+        """The last renewal before this request was refused for good."""
+        for before in range(index - 1, -1, -1):
+            if isinstance(self.rig.asked[before].request, RenewRequest):
+                refused = self.rig.answers[before]
+                return isinstance(refused, Refused) and refused.reason.reason_class is not ReasonClass.RETRY
+        return False
 
-    @invariant()
-    def it_never_falls_behind_the_server(self) -> None:
-        """At most one generation, whose keys it still has."""
-        if not hasattr(self, "rig") or self.rig.disk.held is None:
-            return
+    def _check_generations(self) -> None:
+        """It is at most one generation behind the server, and has that one's keys."""
         held = self.rig.disk.held
-        stored = self.auth.instance(held.instance_id)
-        assert stored.generation - held.generation in (0, 1)
-        if stored.generation > held.generation:
-            assert self.rig.disk.pending is not None
+        if held is not None:
+            stored = self.auth.instance(held.instance_id).generation
+            assert stored - held.generation in (0, 1)
+            assert stored == held.generation or self.rig.disk.pending is not None
 
-    @rule()
-    def in_the_end_it_recovers(self) -> None:
-        """Once nothing goes wrong any more, a daemon holds a good certificate again."""
-        self.rig.faults.clear()
-        self.rig.crash_in, self.rig.save_fails, self.rig.destination.has_room = None, 0, True
-        self.rig.restart(token=self.tokens[0], one_shot=False)
-        self.is_on = True
+    def check_recovery(self) -> None:
+        """Once nothing goes wrong any more, a daemon holds and publishes a good certificate."""
+        rig = self.rig
+        rig.faults.clear()
+        rig.crash_in, rig.fail_save_in, rig.destination.has_room = None, None, True
+        rig.restart(token=self.tokens[0], one_shot=False)
         for _ in range(4):
-            self.rig.advance(timedelta(minutes=6))
-            self.rig.feed(Tick())
-        assert self.rig.state.phase is Phase.HOLDING
-        held = self.rig.disk.held
+            rig.advance(timedelta(minutes=6))
+            rig.feed(Tick())
+        self.check()
+        assert rig.state.phase is Phase.HOLDING
+        held = rig.disk.held
+        assert held is not None
         assert held.received_at + held.ttl > self.auth.now
-        assert self.rig.destination.published()
+        assert rig.destination.published()
 
 
-TestDaemonUnderFaults = DaemonUnderFaults.TestCase
-TestDaemonUnderFaults.settings = settings(
-    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=100, deadline=None)
+@given(st.lists(STEPS, min_size=3, max_size=14))
+def test_a_life_of_faults(steps: list[Step]) -> None:
+    auth = Auth()
+    try:
+        life = Life(auth)
+        for step in steps:
+            life.go_through(step)
+        life.check_recovery()
+    finally:
+        auth.close()
