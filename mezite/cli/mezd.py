@@ -216,13 +216,13 @@ def _boot_id() -> str:
 def _note_last(destination: Path) -> None:
     """`msh` finds the identity published last; not being able to say so is no fault of the identity."""
     path = paths.last_identity(os.environ)
-    line = f"{destination}\n"
+    line = os.fsencode(destination) + b"\n"
     try:
-        if path.exists() and path.read_text() == line:
+        if path.exists() and path.read_bytes() == line:
             return
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = path.with_name(f".{path.name}.{os.getpid()}")
-        new.write_text(line)
+        new.write_bytes(line)
         new.replace(path)
-    except OSError:
+    except (OSError, ValueError):
         pass

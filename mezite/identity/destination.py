@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
@@ -63,7 +64,10 @@ class Directory:
     def prepare(self) -> None:
         """The directory exists and is fit: ours to write, nothing foreign under our names."""
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for parent in reversed(self.path.parents):
+                if not parent.exists():
+                    parent.mkdir(mode=0o755, exist_ok=True)
+            self.path.mkdir(mode=0o700, exist_ok=True)
         except FileExistsError:
             raise UsageError(f"the destination {self.path} is not a directory") from None
         except NotADirectoryError:
@@ -72,7 +76,31 @@ class Directory:
             raise self._failure("cannot make", error) from None
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise UsageError(f"the destination {self.path} is not writable; see to its owner and mode")
+        self._refuse_reachable()
         self._refuse_foreign()
+
+    def _refuse_reachable(self) -> None:
+        """Nobody but this user and root can put something else in the place of what is published.
+
+        As sshd's StrictModes asks of keys, for the directory itself; a group that
+        may write there was let in by somebody.
+        """
+        link, found = self.path.lstat(), self.path.stat()
+        if stat.S_ISLNK(link.st_mode) and not _is_trusted(link):
+            raise UsageError(
+                f"the destination {self.path} is a link that belongs to another user (uid {link.st_uid}); "
+                "choose a directory of its own"
+            )
+        if not _is_trusted(found):
+            raise UsageError(
+                f"the destination {self.path} belongs to another user (uid {found.st_uid}), who could take or "
+                "replace what is written there; choose a directory of its own"
+            )
+        if found.st_mode & stat.S_IWOTH:
+            raise UsageError(
+                f"the destination {self.path} is no place for keys: everybody may write there; chmod o-w it, "
+                "or choose a directory of its own"
+            )
 
     def _refuse_foreign(self) -> None:
         for name, target in self._links().items():
@@ -82,7 +110,7 @@ class Directory:
                     f"{link} is there already and was not written by mezd; "
                     "move it away or choose another --destination"
                 )
-        if os.path.lexists(self._sets) and (self._sets.is_symlink() or not self._sets.is_dir()):
+        if os.path.lexists(self._sets) and not _is_own_directory(self._sets):
             raise UsageError(f"{self._sets} is no directory of mezd; move it away")
 
     def _links(self) -> dict[str, str]:
@@ -174,8 +202,8 @@ class Directory:
     def _set_names(self) -> list[str]:
         try:
             return [path.name for path in self._sets.iterdir() if path.name.isdigit()]
-        except FileNotFoundError:
-            return []
+        except OSError:
+            return []  # none yet, or none that can be seen now: publishing tells why
 
     def tidy(self, now: timedelta) -> None:
         current = self.current_set()
@@ -192,7 +220,8 @@ class Directory:
         with contextlib.suppress(OSError):
             for path in tuple(self._sets.glob(".new-*")):
                 shutil.rmtree(path, ignore_errors=True)
-        (self.path / _PROBE).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self.path / _PROBE).unlink(missing_ok=True)
         self.tidy(now)
 
     def note_switched_before(self, ago: timedelta, now: timedelta) -> None:
@@ -246,6 +275,16 @@ class Memory:
 
     def published(self) -> dict[str, bytes]:
         return dict(self._files)
+
+
+def _is_trusted(found: os.stat_result) -> bool:
+    """Its owner can do nothing to us that he could not do anyway."""
+    return found.st_uid in (0, os.geteuid())
+
+
+def _is_own_directory(path: Path) -> bool:
+    found = path.lstat()
+    return stat.S_ISDIR(found.st_mode) and _is_trusted(found) and not found.st_mode & stat.S_IWOTH
 
 
 def _points(link: Path, target: str) -> bool:

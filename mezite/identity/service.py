@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -166,6 +166,7 @@ class IdentityService(Service):
 
     def _broken(self, failure: Failure) -> None:
         self._log.failure("the daemon broke", failure)
+        self.state = replace(self.state, phase=Phase.ENDED)
         self._end(Finish(1))
 
     def _feed(self, event: Event) -> None:
@@ -179,6 +180,11 @@ class IdentityService(Service):
                 self.state, actions = step(self.state, self._events.popleft(), self._clocks.moment())
                 for action in actions:
                     self._perform(action)
+        except Exception:
+            # A machine that waits for an answer which never comes would let the
+            # certificate end in silence; ending is for a supervisor to see.
+            self._events.clear()
+            self._broken(Failure())
         finally:
             self._stepping = False
 
