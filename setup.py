@@ -38,6 +38,7 @@ setup(
     ],
     extras_require={
         "dev": [
+            "asyncssh>=2.21",
             "build",
             "grpc-stubs",
             "grpcio-tools==1.85.1",

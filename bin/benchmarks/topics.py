@@ -1,0 +1,20 @@
+"""The topics, each a module with ``measure(quick)``."""
+
+from __future__ import annotations
+
+import importlib
+
+from benchmarks.measure import Table
+
+TOPICS = {
+    "rpc": "renewals and joins, beside empty gRPC calls",
+    "storage": "durable generation steps, slow disks, a million instances",
+    "node": "logins at the SSH node, beside asyncssh's server and sshd",
+    "commands": "how long mezctl and mezd take",
+    "memory": "the server and the daemon, beside bare processes",
+}
+
+
+def measure(topic: str, quick: bool) -> list[Table]:
+    tables: list[Table] = importlib.import_module(f"benchmarks.{topic}").measure(quick)
+    return tables
