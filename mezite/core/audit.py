@@ -42,6 +42,10 @@ class EventType(Enum):
     NODE_JOINED = "node.joined", "M1701"
     SESSION_START = "session.start", "M1702"
     SESSION_END = "session.end", "M1703"
+    USER_LOGIN = "user.login", "M1704"
+    USER_LOGOUT = "user.logout", "M1705"
+    PORT_FORWARD = "port.forward", "M1706"
+    PORT_FORWARD_END = "port.forward.end", "M1707"
 
     def __init__(self, event_name: str, event_code: str) -> None:
         self.event_name = event_name

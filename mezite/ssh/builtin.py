@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from mezite.core.audit import plain
 from mezite.ssh.policy import Admitted
-from mezite.ssh.session import STDERR, Asked, NodeSession, Program
+from mezite.ssh.session import Asked, NodeSession, Program, Refusal, Saying
+from mezite.ssh.terminal import Size
 
 if TYPE_CHECKING:
     from mezite.ssh.avatar import NodeUser
@@ -69,28 +70,6 @@ def answer(words: list[str], user: NodeUser, asked: Asked) -> tuple[bytes, bytes
     return b"", b"", 0 if name == "true" else 1
 
 
-class Answer:
-    """A command that is done as soon as it begins; its input goes nowhere."""
-
-    takes_input = True
-
-    def __init__(self, session: NodeSession, out: bytes, error: bytes, status: int) -> None:
-        self._session = session
-        self._out, self._error, self._status = out, error, status
-
-    def start(self) -> None:
-        self._session.write(self._out)
-        self._session.writeExtended(STDERR, self._error)
-        self._session.exit(self._status)
-
-    def receive(self, data: bytes) -> None: ...
-    def receive_eof(self) -> None: ...
-    def pause(self) -> None: ...
-    def resume(self) -> None: ...
-    def signal(self, name: str) -> None: ...
-    def hangup(self) -> None: ...
-
-
 class Echo:
     """Sends its input back until it ends."""
 
@@ -112,9 +91,17 @@ class Echo:
     def pause(self) -> None: ...
     def resume(self) -> None: ...
 
-    def signal(self, name: str) -> None:
-        if name in ("HUP", "INT", "TERM", "KILL"):
-            self._session.exit_signal(name)
+    def signal(self, name: str) -> bool:
+        if name not in ("HUP", "INT", "TERM", "KILL"):
+            return False
+        self._session.exit_signal(name)
+        return True
+
+    def resize(self, size: Size) -> bool:
+        return False
+
+    def close_output(self) -> None:
+        self._session.exit_signal("PIPE")
 
     def hangup(self) -> None: ...
 
@@ -122,15 +109,20 @@ class Echo:
 class BuiltinPrograms:
     """Programs for ``exec: builtin``."""
 
-    def make(self, session: NodeSession, user: NodeUser, asked: Asked) -> Program:
+    has_terminals = False
+
+    def make(self, session: NodeSession, user: NodeUser, asked: Asked) -> Program | Refusal:
+        if asked.is_subsystem:
+            return Refusal("no_subsystem", "this node has no subsystems")
         if asked.command is None:
-            return Answer(session, b"", f"No shell here; {_KNOWN}\n".encode(), 0)
+            return Saying(session, f"No shell here; {_KNOWN}\n".encode(), status=0)
         try:
             words = shlex.split(asked.command.decode("utf-8", "surrogateescape"))
         except ValueError:
             words = []
         if not words:
-            return Answer(session, b"", f"not a command; {_KNOWN}\n".encode(), NOT_FOUND)
+            return Saying(session, f"not a command; {_KNOWN}\n".encode(), status=NOT_FOUND)
         if words == ["echo"]:
             return Echo(session)
-        return Answer(session, *answer(words, user, asked))
+        out, error, status = answer(words, user, asked)
+        return Saying(session, error, out=out, status=status)

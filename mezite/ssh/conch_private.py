@@ -98,7 +98,9 @@ class NodeTransport(EtmFraming, SSHServerTransport):
 
     factory: Any
     transport: Any
-    ourVersionString = b"SSH-2.0-Mezite"
+    # ssh tells only servers of this name that nobody reads their output any more
+    # (its compat.c, SSH_NEW_OPENSSH): without it, `ssh node yes | head` never ends.
+    ourVersionString = b"SSH-2.0-OpenSSH_Mezite"
     supportedKeyExchanges = supported_key_exchanges()
     supportedCiphers = [b"aes256-ctr", b"aes192-ctr", b"aes128-ctr"]
     supportedMACs = [*ETM, b"hmac-sha2-256", b"hmac-sha2-512"]

@@ -16,6 +16,11 @@ from twisted.logger import Logger
 from mezite.certs import wire
 from mezite.certs.wire import Reader
 from mezite.core.audit import plain
+from mezite.ssh.channel import FlowChannel
+from mezite.ssh.forwarding import ForwardChannel
+from mezite.ssh.session import NodeSession
+
+_REMOTE_FORWARDING = frozenset({b"tcpip-forward", b"streamlocal-forward@openssh.com"})
 
 
 class NodeConnection(SSHConnection):
@@ -24,10 +29,19 @@ class NodeConnection(SSHConnection):
     transport: Any
     _log = Logger()
 
-    def __init__(self, max_channels: int) -> None:
+    def __init__(self, max_sessions: int, max_forwards: int) -> None:
+        """How many channels may live at a time, of either kind."""
         super().__init__()
-        self._max_channels = max_channels
+        self._limits = {NodeSession: max_sessions, ForwardChannel: max_forwards}
         self._no_more_sessions = False
+        self._opening: dict[int, ForwardChannel] = {}
+        """By their numbers; the peer has not been told of these yet."""
+
+    def serviceStopped(self) -> None:
+        for channel in list(self._opening.values()):
+            channel.abort()
+        self._opening.clear()
+        super().serviceStopped()
 
     def packetReceived(self, messageNum: int, packet: bytes) -> None:
         """Conch would write a whole unknown packet into the log."""
@@ -48,30 +62,55 @@ class NodeConnection(SSHConnection):
         try:
             if self._no_more_sessions and kind == b"session":
                 raise ConchError("no more sessions", connection.OPEN_ADMINISTRATIVELY_PROHIBITED)
-            if len(self.channels) >= self._max_channels:
-                raise ConchError("too many channels", connection.OPEN_RESOURCE_SHORTAGE)
             if not max_packet:
                 raise ConchError("packets of no size", connection.OPEN_CONNECT_FAILED)
             channel = self.transport.avatar.lookupChannel(kind, window, max_packet, reader.rest())
+            self._check_limit(channel)
         except ConchError as error:
             self._log.info(
                 "{user}: channel {kind} refused: {why}",
                 user=plain(self.transport.avatar.login), kind=plain(kind, 64), why=error.value,
             )
-            self.transport.sendPacket(
-                connection.MSG_CHANNEL_OPEN_FAILURE,
-                wire.u32(sender) + wire.u32(error.data) + wire.text(str(error.value)) + wire.string(b""),
-            )
+            self._send_failure(sender, error.data, str(error.value))
             return
         channel.conn = self
         channel.id = self.localChannelID
         self.localChannelID += 1
+        channel.sender = sender
+        if isinstance(channel, ForwardChannel):
+            self._opening[channel.id] = channel
+            channel.open()
+        else:
+            self.confirm(channel)
+
+    def _check_limit(self, channel: FlowChannel) -> None:
+        live = [*self.channels.values(), *self._opening.values()]
+        kind = type(channel)
+        if sum(isinstance(one, kind) for one in live) >= self._limits[kind]:
+            raise ConchError("too many channels", connection.OPEN_RESOURCE_SHORTAGE)
+
+    def confirm(self, channel: FlowChannel) -> None:
+        """The channel is open: says so, and takes what comes for it."""
+        self._opening.pop(channel.id, None)
         self.channels[channel.id] = channel
-        self.channelsToRemoteChannel[channel] = sender
-        self.localToRemoteChannel[channel.id] = sender
+        self.channelsToRemoteChannel[channel] = channel.sender
+        self.localToRemoteChannel[channel.id] = channel.sender
         self.transport.sendPacket(
             connection.MSG_CHANNEL_OPEN_CONFIRMATION,
-            b"".join(map(wire.u32, (sender, channel.id, channel.localWindowSize, channel.localMaxPacket))),
+            b"".join(
+                map(wire.u32, (channel.sender, channel.id, channel.localWindowSize, channel.localMaxPacket))
+            ),
+        )
+
+    def refuse(self, channel: ForwardChannel, why: str) -> None:
+        """The channel cannot be opened after all."""
+        self._opening.pop(channel.id, None)
+        self._send_failure(channel.sender, connection.OPEN_CONNECT_FAILED, why)
+
+    def _send_failure(self, sender: int, code: int, why: str) -> None:
+        self.transport.sendPacket(
+            connection.MSG_CHANNEL_OPEN_FAILURE,
+            wire.u32(sender) + wire.u32(code) + wire.text(why) + wire.string(b""),
         )
 
     def ssh_CHANNEL_DATA(self, packet: bytes) -> None:
@@ -112,7 +151,10 @@ class NodeConnection(SSHConnection):
             channel.answered()
 
     def gotGlobalRequest(self, requestType: bytes, data: bytes) -> int:
-        """None is granted: there is no forwarding here yet."""
+        """None is granted.  A keepalive needs no more than the no that comes back."""
         if requestType == b"no-more-sessions@openssh.com":
             self._no_more_sessions = True
+        elif requestType in _REMOTE_FORWARDING:
+            why = "this node listens for nobody: no remote forwarding"
+            self.transport.avatar.refused("port_forwarding", why, {"request": plain(requestType, 64)})
         return 0

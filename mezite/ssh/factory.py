@@ -16,13 +16,14 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from mezite.certs import keys
-from mezite.ssh.avatar import NodeRealm
+from mezite.ssh.avatar import Node, NodeRealm
 from mezite.ssh.builtin import BuiltinPrograms
 from mezite.ssh.checker import NodeChecker
 from mezite.ssh.conch_private import HostKey, NodeTransport, host_keys
 from mezite.ssh.connection import NodeConnection
+from mezite.ssh.forwarding import Forwards
 from mezite.ssh.policy import PRINCIPALS, RBAC, Access, NodeRules, find_lock
-from mezite.ssh.process import SystemPrograms
+from mezite.ssh.programs import SystemPrograms
 from mezite.ssh.userauth import NodeUserAuth
 
 BUILTIN = "builtin"
@@ -40,10 +41,19 @@ class NodeSettings:
     """Key blobs."""
     exec: str = BUILTIN
     run_as: str | None = None
+    sftp_server: str | None = None
+    """The sftp subsystem's program; ``None``: OpenSSH's, where it is installed."""
+    end_sessions_at_expiry: bool = False
+    """Whether a connection ends with its certificate (plain sshd lets it go on)."""
     login_timeout_seconds: float = 60
     max_attempts: int = 6
     max_channels: int = 10
-    """Of one connection at a time, as sshd's MaxSessions."""
+    """Sessions of one connection at a time, as sshd's MaxSessions."""
+    max_forwards: int = 64
+    """Forwarded connections of one SSH connection at a time."""
+    max_forwards_of_node: int = 500
+    connect_seconds: float = 15
+    """How long the node tries to reach the destination of a forwarding."""
     max_logging_in: int = 500
     """Connections that have not logged in yet; one more ends the oldest of them,
     so that idle strangers keep nobody out."""
@@ -92,11 +102,15 @@ class NodeFactory(SSHFactory):
             settings.node_name, settings.labels, settings.authorization, settings.trusted_user_ca_keys
         )
         self._system: SystemPrograms | None = None
+        self._forwards: Forwards | None = None
         if settings.exec == SYSTEM:
-            self._system = SystemPrograms(reactor, settings.run_as, settings.hangup_grace_seconds)
+            self._system = SystemPrograms(
+                reactor, settings.run_as, settings.hangup_grace_seconds, settings.sftp_server
+            )
+            self._forwards = Forwards(reactor, settings.max_forwards_of_node, settings.connect_seconds)
         self.checker = NodeChecker(self._rules, access, clock, self._account_problem)
-        realm = NodeRealm(settings.node_name, access, clock, self._system or BuiltinPrograms())
-        self.portal = Portal(realm, [self.checker])
+        node = Node(settings.node_name, access, clock, self._system or BuiltinPrograms(), self._forwards)
+        self.portal = Portal(NodeRealm(node), [self.checker])
         self.services = {b"ssh-userauth": NodeUserAuth}
         self._connections: set[NodeTransport] = set()
         self._logging_in: dict[NodeTransport, None] = {}
@@ -116,7 +130,7 @@ class NodeFactory(SSHFactory):
         return host_keys(self._host_key, self._host_certificate())
 
     def connection_service(self) -> NodeConnection:
-        return NodeConnection(self.settings.max_channels)
+        return NodeConnection(self.settings.max_channels, self.settings.max_forwards)
 
     # --- connections -------------------------------------------------------------------------
 
@@ -154,8 +168,22 @@ class NodeFactory(SSHFactory):
         self._recheck_later()
 
     def _recheck_later(self) -> None:
-        if self._recheck_timer is None and not self._stopping:
-            self._recheck_timer = self.reactor.callLater(self.settings.recheck_seconds, self._recheck_due)
+        if self._stopping:
+            return
+        delay = self._next_recheck()
+        if self._recheck_timer is None:
+            self._recheck_timer = self.reactor.callLater(delay, self._recheck_due)
+        elif self._recheck_timer.getTime() > self.reactor.seconds() + delay:
+            self._recheck_timer.reset(delay)
+
+    def _next_recheck(self) -> float:
+        """Seconds: as set, or less where a certificate ends its sessions before."""
+        delay = self.settings.recheck_seconds
+        if not self.settings.end_sessions_at_expiry:
+            return delay
+        now = self._clock().timestamp()
+        ends = [one.avatar.admitted.identity.valid_before - now for one in self._users()]
+        return max(0.05, min([delay, *ends]))
 
     def _recheck_due(self) -> None:
         self._recheck_timer = None
@@ -181,14 +209,26 @@ class NodeFactory(SSHFactory):
         self._rechecking = True
         Deferred.fromCoroutine(self._recheck()).addBoth(self._rechecked)
 
-    def _users(self) -> list[NodeTransport]:
-        return [one for one in self._connections if hasattr(one, "avatar")]
+    def _users(self) -> list[Any]:
+        """Connections that are logged in and not being ended."""
+        return [one for one in self._connections if hasattr(one, "avatar") and not one.end_reason]
+
+    def _end_expired(self) -> None:
+        if not self.settings.end_sessions_at_expiry:
+            return
+        now = self._clock().timestamp()
+        for connection in self._users():
+            if connection.avatar.admitted.identity.valid_before <= now:
+                self._log.info("session of {login} ended: expired", login=connection.avatar.login)
+                connection.end("expired", b"the certificate has expired")
 
     async def _recheck(self) -> None:
+        # First, as it needs no policy: a database that is away lets nobody stay longer.
+        self._end_expired()
         policy = await self._access.policy()
         now = self._clock()
         for connection in self._users():
-            user: Any = connection.avatar
+            user = connection.avatar
             lock = find_lock(user.admitted.identity, user.login, policy, self._rules, now)
             if lock is not None:
                 self._log.info("session of {login} ended: {why}", login=user.login, why=lock.message)
@@ -219,6 +259,8 @@ class NodeFactory(SSHFactory):
             for connection in list(self._connections):
                 connection.end("shutdown", b"the node stops")
             await gone
+        if self._forwards is not None:
+            self._forwards.abort_all()
         if self._system is not None:
             await self._system.all_ended()
 

@@ -110,9 +110,10 @@ def decide(
     if locked is not None:
         return locked
     if rules.authorization == PRINCIPALS:
-        # OpenSSH's own rule: the certificate's permission is all that counts.
+        # OpenSSH's own rule: the certificate's permission is all that counts, and none
+        # stands for file copies.
         forwarding = "permit-port-forwarding" in identity.permissions
-        return Admitted(identity, login, port_forwarding=forwarding, file_copy=False)
+        return Admitted(identity, login, port_forwarding=forwarding, file_copy=True)
     roles = rbac.find_roles(identity.roles, policy.roles)
     if isinstance(roles, rbac.Denied):
         return Rejected(roles.reason.code, str(roles), identity)

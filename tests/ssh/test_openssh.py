@@ -273,7 +273,8 @@ def test_system_runs_commands(system: Node) -> None:
     assert (done.stdout, done.stderr, done.returncode) == (b"out\n", b"err\n", 7)
     assert system.run(identity, "kill -9 $$").returncode == 255
     assert system.run(identity, "cat", stdin=b"data").stdout == b"data"
-    assert system.run(identity, stdin=b"echo from $0").stdout == b"from sh\n"
+    # Without a command it is a login shell, as the minus says.
+    assert system.run(identity, stdin=b"echo from $0").stdout == b"from -sh\n"
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="needs root")
@@ -387,6 +388,7 @@ def test_lock_ends_live_sessions_and_their_processes(tmp_path_factory: pytest.Te
         assert node.last_refusal() == "locked"
         ends = [event for event in node.events() if event["type"] == "session.end"]
         assert [event["reason"] for event in ends] == ["locked"]
+        assert "exit_status" not in ends[0]
 
 
 def test_stop_leaves_no_process(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -405,9 +407,11 @@ def test_stop_leaves_no_process(tmp_path_factory: pytest.TempPathFactory) -> Non
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="needs root")
-def test_login_without_account_is_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_login_runs_as_its_own_account(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Which must exist, and have a shell that lets it in."""
     for node in started(tmp_path_factory, exec="system"):
-        identity = node.identity("sys", principals=("deploy", "nobody"))
-        assert node.run(identity, "true").returncode == 255
-        assert node.last_refusal() == "account"
-        assert node.run(identity, "id -un", login="nobody").stdout == b"nobody\n"
+        identity = node.identity("sys", principals=("deploy", "nobody", "root"))
+        for login in ("deploy", "nobody"):
+            assert node.run(identity, "true", login=login).returncode == 255
+            assert node.last_refusal() == "account"
+        assert node.run(identity, "id -un", login="root").stdout == b"root\n"

@@ -47,7 +47,7 @@ def test_every_kind_of_key_logs_in(kind: str, strict: bool) -> None:
     assert connection.numbers(REQUEST, connection.request(blob, signer=None)) == [PK_OK]
     assert connection.numbers(REQUEST, connection.request(blob, signer=KEYS[kind])) == [SUCCESS]
     event = connection.access.events[-1]
-    assert (event.type, event.actor, event.client_ip) == (EventType.SESSION_START, "bot/ci", "192.0.2.7")
+    assert (event.type, event.actor, event.client_ip) == (EventType.USER_LOGIN, "bot/ci", "192.0.2.7")
     assert event.fields["login"] == "deploy"
     assert event.fields["serial"] == 12
 
