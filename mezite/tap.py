@@ -128,6 +128,9 @@ class AuthServer(MultiService):
             self._stderr = None
 
     def _compose(self) -> None:
+        # Before gRPC loads: the node's commands are forks that exec at once, of
+        # which gRPC need not know (it would log a line for each).
+        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
         from mezite.admin.auth_methods import auth_methods
         from mezite.admin.protocol import SocketService
         from mezite.auth import authorities
@@ -267,9 +270,11 @@ class AuthServer(MultiService):
             node_name=ssh.node_name,
             labels=ssh.labels,
             authorization=ssh.authorization,
-            trusted_user_ca_keys=tuple(_read_ca(path) for path in ssh.trusted_user_ca_keys),
+            trusted_user_ca_keys=tuple(key for path in ssh.trusted_user_ca_keys for key in _read_cas(path)),
             exec=ssh.exec,
             run_as=ssh.run_as,
+            sftp_server=ssh.sftp_server,
+            end_sessions_at_expiry=ssh.end_sessions_at_expiry,
         )
         factory = make_factory(
             settings, access, host_key, lambda: certificate, reactor=self._reactor, clock=_now
@@ -359,16 +364,21 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _read_ca(path: Path) -> bytes:
-    """The key blob in a public key file (``ssh.trusted_user_ca_keys``)."""
+def _read_cas(path: Path) -> list[bytes]:
+    """The key blobs in a file of public keys, one a line, as sshd's TrustedUserCAKeys
+    (``ssh.trusted_user_ca_keys``)."""
     from mezite.certs.keys import parse_public_line
 
     try:
-        return parse_public_line(path.read_text(encoding="utf-8").strip())
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        found = [parse_public_line(line) for line in lines if line and not line.startswith("#")]
     except OSError as error:
         raise UsageError(f"ssh.trusted_user_ca_keys: {path}: {error.strerror}") from None
     except (MeziteError, UnicodeDecodeError) as error:
         raise UsageError(f"ssh.trusted_user_ca_keys: {path}: {error}") from None
+    if not found:
+        raise UsageError(f"ssh.trusted_user_ca_keys: {path}: no key is in it")
+    return found
 
 
 def _quiet_excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:

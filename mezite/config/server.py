@@ -22,7 +22,7 @@ _TOP = ("cluster_name", "data_dir", "database", "auth", "ssh", "diag", "log", "c
 _POSTGRES_KEYS = ("driver", "host", "port", "user", "password", "name", "sslmode")
 _AUTH_KEYS = ("listen_addr", "public_addr", "admin_socket", "admin_group", "tls")
 _SSH_KEYS = ("enabled", "listen_addr", "node_name", "host_names", "labels", "authorization",
-             "trusted_user_ca_keys", "exec", "run_as", "public_addr")
+             "trusted_user_ca_keys", "exec", "run_as", "sftp_server", "end_sessions_at_expiry", "public_addr")
 
 _ENVIRONMENT = {
     "MEZITE_CLUSTER_NAME": ("cluster_name",),
@@ -50,6 +50,8 @@ class SshConfig:
     trusted_user_ca_keys: tuple[Path, ...]
     exec: str
     run_as: str | None
+    sftp_server: str | None
+    end_sessions_at_expiry: bool
     public_addr: str
     """Where `msh` and ssh_config find the node."""
 
@@ -184,6 +186,9 @@ def _ssh(ssh: Section, host_name: str) -> SshConfig | None:
             check_login(run_as)
         except InvalidInput as error:
             raise ssh.fault("run_as", str(error)) from None
+    sftp_server = ssh.text("sftp_server")
+    if sftp_server is not None and not Path(sftp_server).is_absolute():
+        raise ssh.fault("sftp_server", "expected an absolute path, such as /usr/lib/openssh/sftp-server")
     default_names = (node_name, host_name, *(() if listen_host in ("0.0.0.0", "::") else (listen_host,)))
     return SshConfig(
         listen_host=listen_host,
@@ -195,5 +200,7 @@ def _ssh(ssh: Section, host_name: str) -> SshConfig | None:
         trusted_user_ca_keys=tuple(Path(path) for path in ssh.texts("trusted_user_ca_keys")),
         exec=ssh.choice("exec", ("builtin", "system"), "builtin"),
         run_as=run_as,
+        sftp_server=sftp_server,
+        end_sessions_at_expiry=ssh.boolean("end_sessions_at_expiry", False),
         public_addr=ssh.address("public_addr") or _reachable(listen_host, listen_port, host_name),
     )
