@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -20,6 +20,7 @@ from mezite.errors import Conflict
 from mezite.proto.mezite.v1 import identity_pb2
 from mezite.proto.mezite.v1.identity_pb2_grpc import add_IdentityServiceServicer_to_server
 from mezite.rpc.auth_api import AuthApi
+from mezite.rpc.health import Health
 from mezite.rpc.policy import Gate
 
 _log = Logger()
@@ -27,6 +28,10 @@ _log = Logger()
 SERVICE_NAME = identity_pb2.DESCRIPTOR.services_by_name["IdentityService"].full_name
 MAX_MESSAGE = 64 * 1024
 """Bytes; a renewal with one SSH key has about 1,200."""
+
+MAX_CONNECTIONS = 4096
+"""At most; and never more than a third of the files that the process may have open,
+so that strangers leave room for the database, the operators and the node."""
 
 _OPTIONS: tuple[tuple[str, Any], ...] = (
     # Else a second server binds the same port in silence.
@@ -37,7 +42,21 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.max_connection_idle_ms", 300_000),
+    # A client that connects and says nothing, or is gone without a word.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # Streams that are never finished end with their connection; a client in good
+    # order is told to make a new one, and loses no call.
+    ("grpc.max_connection_age_ms", 600_000),
+    ("grpc.max_connection_age_grace_ms", 30_000),
 )
+
+
+def _options() -> list[tuple[str, Any]]:
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = MAX_CONNECTIONS if files == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, files // 3)
+    return [*_OPTIONS, ("grpc.max_allowed_incoming_connections", room)]
 
 
 class LeafSource:
@@ -95,16 +114,16 @@ class AuthRpcService(Service):
         self._leaf = leaf
         self._grace = grace
         self._server: grpc.aio.Server | None = None
-        self._health: HealthServicer | None = None
+        self._health: Health | None = None
         self.bound_port = 0
 
     def privilegedStartService(self) -> None:
         """Raises :class:`Conflict` when the address is taken."""
         super().privilegedStartService()
         asyncio.set_event_loop(self._loop)
-        server = grpc.aio.server(interceptors=(Gate(),), options=_OPTIONS)
+        server = grpc.aio.server(interceptors=(Gate(),), options=_options())
         add_IdentityServiceServicer_to_server(self._api, server)
-        self._health = HealthServicer()
+        self._health = Health(("", SERVICE_NAME))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
                  reflection.SERVICE_NAME)
@@ -133,9 +152,7 @@ class AuthRpcService(Service):
         if self._server is None or self._health is None:
             return
         await _awaited(self._server.start(), self._loop)
-        for name in ("", SERVICE_NAME):
-            serving = health_pb2.HealthCheckResponse.SERVING
-            await _awaited(self._health.set(name, serving), self._loop)
+        self._health.set_serving(True)
         _log.info("machines are served on {host}:{port}", host=self._host, port=self.bound_port)
 
     def _failed(self, failure: Any) -> None:
@@ -151,7 +168,7 @@ class AuthRpcService(Service):
         if server is None:
             return
         if self._health is not None:
-            await _awaited(self._health.enter_graceful_shutdown(), self._loop)
+            self._health.set_serving(False)
         await _awaited(server.stop(self._grace.total_seconds()), self._loop)
 
 
