@@ -47,6 +47,8 @@ class RenewProof:
     lineage_key: str
     new_key: str
     request_hash: bytes
+    is_current: bool
+    """The certificate's CA is trusted still, not retired."""
 
 
 def prove_join(context: Context, request: JoinRequest, signed: Signed) -> JoinProof:
@@ -70,9 +72,10 @@ def prove_renew(context: Context, request: RenewRequest, signed: Signed) -> Rene
     new_key = keys.fingerprint(request.new_lineage_key)
     if new_key == lineage_key:
         raise Refused(Reason.INVALID_REQUEST, "every generation has a lineage key of its own")
+    authorities = context.authorities()
     try:
         certificate = parse_certificate(request.certificate)
-        identity = check_issued(certificate, trusted=context.authorities().proving_user_cas)
+        identity = check_issued(certificate, trusted=authorities.proving_user_cas)
     except CertificateRejected as rejected:
         raise Refused(Reason.BAD_PROOF, f"the certificate proves nothing: {rejected}") from None
     claimed = (request.instance_id, request.generation, lineage_key)
@@ -82,7 +85,11 @@ def prove_renew(context: Context, request: RenewRequest, signed: Signed) -> Rene
         )
     _check_signature(context, RENEW, request.lineage_key, signed)
     return RenewProof(
-        identity, lineage_key, new_key, request_hash(request.new_lineage_key, request.ssh_keys)
+        identity,
+        lineage_key,
+        new_key,
+        request_hash(request.new_lineage_key, request.ssh_keys),
+        is_current=certificate.ca_blob in authorities.user_cas,
     )
 
 

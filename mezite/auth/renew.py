@@ -70,6 +70,10 @@ def _renew_once(
         Stored(instance.generation, instance.lineage_key, instance.previous_key, instance.request_hash),
         Presented(request.generation, proof.lineage_key, proof.new_key, proof.request_hash),
     )
+    adopted = isinstance(judgement, Advance) and judgement.adopted
+    if adopted and not proof.is_current:
+        # What a retired CA has signed, this database has seen: only its stolen key can be ahead.
+        return Refused(Reason.BAD_PROOF, "a retired CA proves no generation ahead of this server's")
     if isinstance(judgement, ForkSuspected):
         return answer_fork(
             context,
@@ -119,7 +123,7 @@ def _renew_once(
         )
     if not done:
         return None
-    if isinstance(judgement, Advance) and judgement.adopted:
+    if adopted:
         tx.add_event(
             AuditEvent(
                 EventType.GENERATION_ADOPTED,

@@ -15,7 +15,7 @@ from mezite.core.template import CertificateTemplate
 from mezite.errors import Reason, Refused
 from mezite.storage.interface import Step
 from tests.auth.test_join import reason
-from tests.harness import Auth, Machine, Pending
+from tests.harness import ROLE, Auth, Machine, Pending
 
 
 def test_every_renewal_is_the_next_generation_with_new_keys(machine: Machine) -> None:
@@ -212,3 +212,42 @@ def test_the_ttl_is_the_least_of_what_is_asked_and_allowed(auth: Auth, machine: 
     assert machine.renew().ttl == timedelta(minutes=10)
     machine.wishes = replace(machine.wishes, ttl=timedelta(hours=12))
     assert machine.renew().ttl == timedelta(hours=1)
+
+
+def test_a_retired_ca_proves_no_generation_ahead(auth: Auth, machine: Machine) -> None:
+    """Whatever it signed was given out before it was retired, and before any backup
+    that knows it as retired: being ahead, it can only be the work of a stolen key."""
+    stolen = keys.generate_ca_key()
+    owned = parse_certificate(machine.certificate)
+    extensions = {name.decode(): data[4:].decode() or None for name, data in owned.extensions}
+    extensions["generation@mezite.com"] = "9"
+    forged = machine.copy()
+    forged.lineage, forged.pending, forged.generation = keys.generate_key(), Pending(), 9
+    extensions["lineage-key@mezite.com"] = keys.fingerprint(keys.public_blob(forged.lineage))
+    template = CertificateTemplate(1, 1, "x", ("deploy",), 0, 2**63, (), tuple(extensions.items()))
+    forged.certificate = build_certificate(template, owned.subject_blob, stolen, b"n" * 32)
+    current = auth.loaded.current
+    proving = current.proving_user_cas | {keys.public_blob(stolen)}
+    retired = replace(current, proving_user_cas=proving)
+    auth.context = replace(auth.context, authorities=lambda: retired)
+    before = auth.instance(machine.instance_id)
+    assert reason(forged.try_renew()) is Reason.BAD_PROOF
+    assert auth.instance(machine.instance_id) == before
+    trusted = replace(retired, user_cas=(*current.user_cas, keys.public_blob(stolen)))
+    auth.context = replace(auth.context, authorities=lambda: trusted)
+    assert forged.try_renew().generation == 10
+
+
+def test_a_short_reissue_hides_no_longer_one(auth: Auth, machine: Machine) -> None:
+    """The end that is noted is that of the certificate that lives longest: locks on a
+    removed instance last as long."""
+    auth.write(lambda tx: tx.put_role(replace(ROLE, max_session_ttl=None)))
+    request = replace(machine, wishes=replace(machine.wishes, ttl=timedelta(hours=24)))
+    brief = replace(machine, wishes=replace(machine.wishes, ttl=timedelta(minutes=1)))
+    assert isinstance(brief.try_renew(), Issued)
+    auth.advance(hours=20)
+    assert isinstance(request.try_renew(), Issued)
+    end = auth.now + timedelta(hours=24)
+    auth.advance(hours=1)
+    assert isinstance(brief.try_renew(), Issued)
+    assert auth.instance(machine.instance_id).not_after == end
