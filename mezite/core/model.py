@@ -400,7 +400,7 @@ class Instance:
     host: str = ""
     """What the machine calls itself: unproven, for the operator's eyes."""
     not_after: datetime | None = None
-    """End of the certificate given out last."""
+    """End of the certificate that lives longest of those given out for this generation."""
     recoverable: bool = False
     """The operator allows one renewal past expiry (`instances recover`)."""
     removed_at: datetime | None = None

@@ -190,7 +190,8 @@ class Transaction(Protocol):
         self, instance_id: str, *, generation: int, lineage_key: str, at: datetime,
         not_after: datetime, recovered: bool,
     ) -> bool:
-        """Fresh certificates went out for a generation already given out; with
+        """Fresh certificates went out for a generation already given out, and the
+        noted end moves to *not_after* where that is later; with
         *recovered* the expiry starts anew from *at* and the flag is cleared.
         ``False`` when the instance is no longer at that generation and key."""
         ...

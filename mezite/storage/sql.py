@@ -114,10 +114,11 @@ and not exists (
     where bots.id = instances.bot_id
     and (locks.expires_at_us is null or locks.expires_at_us > ?))"""
 NOTE_REISSUE = """
-update instances set not_after_us = ?
+update instances set not_after_us = case when not_after_us > ? then not_after_us else ? end
 where id = ? and generation = ? and lineage_key = ? and removed_at_us is null"""
 NOTE_RECOVERY = """
-update instances set not_after_us = ?, renewed_at_us = ?, recoverable = 0
+update instances set not_after_us = case when not_after_us > ? then not_after_us else ? end,
+renewed_at_us = ?, recoverable = 0
 where id = ? and generation = ? and lineage_key = ? and removed_at_us is null"""
 KEEP_KEY = """
 update instances set generation = ?, previous_key = lineage_key, lineage_key = ?, request_hash = ?

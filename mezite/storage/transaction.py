@@ -267,10 +267,10 @@ class SqlTransaction:
         self, instance_id: str, *, generation: int, lineage_key: str, at: datetime,
         not_after: datetime, recovered: bool,
     ) -> bool:
-        where = (instance_id, generation, lineage_key)
+        where, end = (instance_id, generation, lineage_key), to_us(not_after)
         if recovered:
-            return self._change("instances", sql.NOTE_RECOVERY, to_us(not_after), to_us(at), *where)
-        return self._change("instances", sql.NOTE_REISSUE, to_us(not_after), *where)
+            return self._change("instances", sql.NOTE_RECOVERY, end, end, to_us(at), *where)
+        return self._change("instances", sql.NOTE_REISSUE, end, end, *where)
 
     def keep_key(self, instance_id: str, *, generation: int, lineage_key: str) -> bool:
         return self._change("instances", sql.KEEP_KEY, generation, lineage_key, b"", instance_id)
