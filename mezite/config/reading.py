@@ -15,6 +15,10 @@ from mezite.core.duration import parse_duration
 from mezite.errors import InvalidInput, UsageError
 
 MAX_FILE = 1024 * 1024
+MAX_DEPTH = 20
+"""Levels of a document; ours have five."""
+MAX_VALUES = 100_000
+"""Values in a document, with its aliases written out."""
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -25,10 +29,13 @@ def _mapping_without_repeats(loader: _StrictLoader, node: yaml.MappingNode) -> d
     seen: set[Hashable] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, Hashable) or key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {key!r} stands twice", key_node.start_mark
-            )
+        problem = ""
+        if not isinstance(key, Hashable):
+            problem = "a list or mapping is no key; quote it"
+        elif key in seen:
+            problem = f"the key {key!r} stands twice"
+        if problem:
+            raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -41,15 +48,44 @@ def parse_yaml(text: bytes, source: str) -> Any:
     if len(text) > MAX_FILE:
         raise UsageError(f"{source}: larger than 1 MiB; that is no configuration")
     try:
-        return yaml.load(text.decode("utf-8"), Loader=_StrictLoader)  # one made from SafeLoader
+        document = yaml.load(text.decode("utf-8"), Loader=_StrictLoader)  # one made from SafeLoader
     except UnicodeDecodeError as error:
         raise UsageError(f"{source}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
         raise UsageError(f"{source}: {where}: {error.problem or error.context}") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except RecursionError:
+        raise _too_deep(source) from None
+    except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"{source}: not YAML: {' '.join(str(error).split())[:200]}") from None
+    _check_size(document, source)
+    return document
+
+
+def _check_size(document: object, source: str) -> None:
+    """Bounded in depth and breadth with every alias written out: whoever walks
+    through it, or shows a part of it in a message, comes to an end."""
+    level, count = [document], 1
+    for _ in range(MAX_DEPTH):
+        below: list[object] = []
+        for value in level:
+            if isinstance(value, Mapping):
+                below += [*value.keys(), *value.values()]
+            elif isinstance(value, list | tuple | set):
+                below += value
+            if count + len(below) > MAX_VALUES:
+                raise UsageError(
+                    f"{source}: more than {MAX_VALUES} values, aliases written out; that is no configuration"
+                )
+        if not below:
+            return
+        level, count = below, count + len(below)
+    raise _too_deep(source)
+
+
+def _too_deep(source: str) -> UsageError:
+    return UsageError(f"{source}: nested deeper than {MAX_DEPTH} levels; that is no configuration")
 
 
 def read_yaml(path: Path) -> Any:

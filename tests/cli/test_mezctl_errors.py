@@ -87,10 +87,16 @@ FILES: list[tuple[str | bytes, str]] = [
     ("metadata: {name: 2026-03-24}", "metadata.name: 2026-03-24 is no text; quote it (usage)"),
     ("spec: .nan", "spec: nan is no text; quote it (usage)"),
     ("a: &a [*a]", "line 1, column .* (usage)"),
-    ("&a [*a]", "more than 100000 values, aliases written out; that is no role (usage)"),
+    ("&a [*a]", "nested deeper than 20 levels; that is no configuration (usage)"),
+    ("a: " + "[" * 25 + "]" * 25, "nested deeper than 20 levels; that is no configuration (usage)"),
+    ("[" * 5000, "nested deeper than 20 levels; that is no configuration (usage)"),
+    ("? [a, b]\n: 1\n", "line 1, column 3: a list or mapping is no key; quote it (usage)"),
     ("a: &a [x]\n" + "".join(f"{new}: &{new} [{', '.join([f'*{old}'] * 8)}]\n"
                              for old, new in pairwise("abcdefghij")),
-     "more than 100000 values, aliases written out; that is no role (usage)"),
+     "more than 100000 values, aliases written out; that is no configuration (usage)"),
+    ("a: &a [x]\n" + "".join(f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n"
+                             for old, new in pairwise("abcdefghijkl")) + "? *l\n: 1\n",
+     "line 12, column 4: a list or mapping is no key; quote it (usage)"),
 ]
 
 
@@ -254,5 +260,6 @@ def test_it_starts_with_little(terminal: Terminal) -> None:
     done = run("--socket", str(terminal.server.path), "bots", "ls", code=code)
     assert json.loads(done.stdout.splitlines()[-1].replace("'", '"')) == [
         "mezite.admin", "mezite.admin.client", "mezite.cli", "mezite.cli.asking", "mezite.cli.ctl_bots",
-        "mezite.cli.failures", "mezite.cli.mezctl", "mezite.cli.output", "mezite.cli.tables", "mezite.errors",
+        "mezite.cli.failures", "mezite.cli.mezctl", "mezite.cli.output", "mezite.cli.program",
+        "mezite.cli.tables", "mezite.errors",
     ]
