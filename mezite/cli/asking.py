@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from mezite.admin import client
-from mezite.cli import failures, output
-from mezite.errors import MeziteError, UsageError
+from mezite.cli import output
+from mezite.cli.program import Program
 
 PROGRAM = "mezctl"
 FORMATS = ("text", "json")
@@ -145,9 +144,8 @@ class Group(click.Group):
     command_class = Command
 
 
-class Program(Group):
-    """The top group: its commands are imported when they are asked for, and every
-    error ends in one line on standard error and an exit code."""
+class LazyProgram(Program, Group):
+    """The top group: its commands are imported when they are asked for."""
 
     def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -166,35 +164,3 @@ class Program(Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, told) for name, (_, told) in self._lazy.items()])
-
-    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
-        kwargs["standalone_mode"] = False
-        try:
-            result = super().main(*args, **kwargs)
-            # An `Exit` without standalone mode comes back as its code.
-            code = result if isinstance(result, int) else failures.DONE
-            sys.stdout.flush()
-        except OSError as error:
-            # Not of the socket's, whose errors are told in our words.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = failures.FAILED
-            if not isinstance(error, BrokenPipeError):  # `mezctl audit ls | head` ends quietly
-                failures.report(PROGRAM, MeziteError(f"standard output: {error.strerror}"))
-        except MeziteError as error:
-            code = failures.report(PROGRAM, error)
-        except click.exceptions.NoArgsIsHelpError as error:
-            click.echo(error.format_message(), err=True)
-            code = failures.USAGE
-        except click.UsageError as error:
-            code = failures.report(PROGRAM, UsageError(_told(error)))
-        except click.ClickException as error:
-            code = failures.report(PROGRAM, UsageError(error.format_message()))
-        except (click.Abort, KeyboardInterrupt):
-            code = 130
-        sys.exit(code)
-
-
-def _told(error: click.UsageError) -> str:
-    message = error.format_message().rstrip(".")
-    message = message[:1].lower() + message[1:]
-    return f"{message}; see {error.ctx.command_path} --help" if error.ctx else message

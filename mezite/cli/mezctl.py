@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from mezite import __version__
-from mezite.cli.asking import FORMATS, PROGRAM, Asking, Program
+from mezite.cli.asking import FORMATS, PROGRAM, Asking, LazyProgram
 
 _COMMANDS = {
     "status": ("mezite.cli.ctl_cluster", "The cluster at a glance."),
@@ -27,7 +27,7 @@ _COMMANDS = {
 
 @click.group(
     name=PROGRAM,
-    cls=Program,
+    cls=LazyProgram,
     lazy=_COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="""\b

@@ -15,8 +15,9 @@ import click
 
 import mezite
 from mezite.cli import failures
+from mezite.cli.program import Program
 from mezite.config import daemon, paths
-from mezite.errors import MeziteError, UsageError
+from mezite.errors import StateFailure, UsageError
 
 if TYPE_CHECKING:
     from mezite.core.request import TokenText
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 PROGRAM = "mezd"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(name=PROGRAM, cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(mezite.__version__, prog_name="mezd")
 def main() -> None:
     """Machine identity for SSH: joins, holds a short-lived certificate, and keeps renewing it."""
@@ -65,11 +66,7 @@ def start(**flags: Any) -> None:
 
     Exit codes: 0 done, 1 failed and worth another try, 2 usage, 3 refused by the server or by the pin.
     """
-    try:
-        code = _run(daemon.load(flags, os.environ, os.geteuid()))
-    except MeziteError as error:
-        code = failures.report(PROGRAM, error)
-    sys.exit(code)
+    sys.exit(_run(daemon.load(flags, os.environ, os.geteuid())))
 
 
 def _run(config: daemon.DaemonConfig) -> int:
@@ -84,6 +81,11 @@ def _run(config: daemon.DaemonConfig) -> int:
         durable = state_file.load()
         token = _token(config, durable)
         address = config.auth_server or _remembered(durable)
+        if durable.held is None and token is None and state_file.damaged:
+            raise StateFailure(
+                f"the newest state of this identity is damaged ({state_file.damaged}), and the one before it "
+                "is from before the join; give the --join-token that it joined with once more"
+            )
         if durable.held is None and token is None:
             raise UsageError(
                 f"there is no identity in {config.destination} yet; "
@@ -153,6 +155,8 @@ def _serve(
 
     reactor: Any = installed
     begin_logging(sys.stderr)
+    if state_file.damaged:
+        _warn_of_damage(state_file.damaged)
     remote = GrpcRemote(reactor, loop, *address, ca=_trust(config), ca_pin=config.ca_pin)
     clocks = Clocks(time.monotonic, time.time, random.random)
     switched = destination.switched_at_unix()
@@ -204,6 +208,14 @@ def _serve(
     if finish.error is not None:
         failures.report(PROGRAM, finish.error)
     return finish.exit_code
+
+
+def _warn_of_damage(damaged: str) -> None:
+    from twisted.logger import Logger
+
+    Logger("mezite.identity").warn(
+        "passed over a damaged copy of the state ({damaged}); going on from the other one", damaged=damaged
+    )
 
 
 def _boot_id() -> str:

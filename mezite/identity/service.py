@@ -210,10 +210,12 @@ class IdentityService(Service):
                     error=report.error_line(refused),
                 )
             case TellTrouble(error, retry_in):
-                self._log.warn(
-                    "{error}; next try in {retry_in}",
-                    error=report.error_line(error), retry_in=_rounded(retry_in),
-                )
+                # A one-shot run ends soon, and then says it once.
+                if not self.state.options.one_shot:
+                    self._log.warn(
+                        "{error}; next try in {retry_in}",
+                        error=report.error_line(error), retry_in=_rounded(retry_in),
+                    )
                 self._settle(error)
             case Finish():
                 self._end(action)

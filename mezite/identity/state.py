@@ -12,6 +12,7 @@ are big-endian.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -128,7 +129,10 @@ class StateFile:
         newest = max(found, key=lambda slot: slot.sequence, default=_Slot(0, 0, Durable()))
         for path in missing:
             # A slot comes to be whole, by a rename: one that is there was once valid.
-            self._create(path, newest.durable)
+            try:
+                self._create(path, newest.durable)
+            except OSError as error:
+                raise self._failure("cannot make", error, path) from None
         self._sequence, self._older = newest.sequence, 1 - newest.number
         return newest.durable
 
@@ -139,6 +143,9 @@ class StateFile:
             _allocate(descriptor)
             os.pwrite(descriptor, slot_bytes(0, codec.encode(durable)), 0)
             os.fsync(descriptor)
+        except OSError:
+            new.unlink()
+            raise
         finally:
             os.close(descriptor)
         new.rename(path)
@@ -170,13 +177,14 @@ class StateFile:
         """Another process may have it."""
         self._lock.release()
 
-    def _failure(self, what: str, error: OSError) -> StateFailure:
+    def _failure(self, what: str, error: OSError, path: Path | None = None) -> StateFailure:
         hint = {
             errno.ENOSPC: "make room on that file system",
             errno.EDQUOT: "make room within the quota",
             errno.EROFS: "the file system is read-only",
         }.get(error.errno or 0, "see to its owner and mode")
-        return StateFailure(f"{what} {error.filename or self.directory}: {error.strerror}; {hint}")
+        where = path or error.filename or self.directory
+        return StateFailure(f"{what} {where}: {error.strerror}; {hint}")
 
 
 def _allocate(descriptor: int) -> None:
@@ -205,7 +213,8 @@ def private_directory(path: Path) -> None:
     Raises :class:`StateFailure` when it is somebody else's or no directory.
     """
     try:
-        path.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
         found = os.lstat(path)
         if not stat.S_ISDIR(found.st_mode):
             raise StateFailure(f"{path} is not a directory; move it away")

@@ -1,0 +1,50 @@
+"""A click program whose every error is one line on standard error, and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from mezite.cli import failures
+from mezite.errors import MeziteError, UsageError
+
+
+class Program(click.Group):
+    """The top group of a program; its name begins each line."""
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        kwargs["standalone_mode"] = False
+        program = str(kwargs.setdefault("prog_name", self.name))
+        try:
+            result = super().main(*args, **kwargs)
+            # An `Exit` without standalone mode comes back as its code.
+            code = result if isinstance(result, int) else failures.DONE
+            sys.stdout.flush()
+        except OSError as error:
+            # Not of a socket, whose errors are told in our words.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = failures.FAILED
+            if not isinstance(error, BrokenPipeError):  # `mezctl audit ls | head` ends quietly
+                where = error.filename or "standard output"
+                failures.report(program, MeziteError(f"{where}: {error.strerror}"))
+        except MeziteError as error:
+            code = failures.report(program, error)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            code = failures.USAGE
+        except click.UsageError as error:
+            code = failures.report(program, UsageError(_told(error)))
+        except click.ClickException as error:
+            code = failures.report(program, UsageError(error.format_message()))
+        except (click.Abort, KeyboardInterrupt):
+            code = 130
+        sys.exit(code)
+
+
+def _told(error: click.UsageError) -> str:
+    message = error.format_message().rstrip(".")
+    message = message[:1].lower() + message[1:]
+    return f"{message}; see {error.ctx.command_path} --help" if error.ctx else message
