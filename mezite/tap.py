@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from mezite import logs
 from mezite.config.server import STOP_GRACE, ServerConfig, SshConfig
 from mezite.core.audit import AuditEvent
 from mezite.core.model import Node
-from mezite.errors import Conflict, MeziteError, UsageError
+from mezite.errors import MeziteError
 
 _log = Logger()
 T = TypeVar("T")
@@ -118,8 +118,9 @@ class AuthServer(MultiService):
             super().privilegedStartService()
         except MeziteError as error:
             self._close_all()
+            _log.critical("{error}", error=error)
             if self._stderr is not None:
-                self._stderr.write(f"mezite-auth: {error}\n")
+                self._stderr.write(f"mezite-auth: {' '.join(str(error).split())}\n")
                 self._stderr.flush()
             sys.excepthook = _quiet_excepthook
             raise
@@ -131,12 +132,15 @@ class AuthServer(MultiService):
         # Before gRPC loads: the node's commands are forks that exec at once, of
         # which gRPC need not know (it would log a line for each).
         os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+        # Its own log speaks to its authors; what matters comes as an error.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         from mezite.admin.auth_methods import auth_methods
         from mezite.admin.protocol import SocketService
         from mezite.auth import authorities
         from mezite.auth.context import Context, Transaction
         from mezite.auth.timekeeping import HEARTBEAT, ClockGuard
         from mezite.lockfile import LockFile
+        from mezite.places import make_data_dir
         from mezite.rpc.auth_api import AuthApi
         from mezite.rpc.leaf import IssuedLeaf, LeafFiles
         from mezite.rpc.refusals import RefusalLog
@@ -146,7 +150,7 @@ class AuthServer(MultiService):
 
         config = self._config
         loop = self._reactor._asyncioEventloop
-        _make_data_dir(config.data_dir)
+        make_data_dir(config.data_dir)
         lock = LockFile(config.data_dir / "lock", f"the data directory {config.data_dir}")
         self._closers.append(lock.release)
         self._doorway = doorway = Doorway()
@@ -237,6 +241,7 @@ class AuthServer(MultiService):
         from mezite.auth.context import Transaction
         from mezite.auth.node import HOST_CERTIFICATE_TTL, certify_node, node_host_key
         from mezite.certs import keys
+        from mezite.places import listen, read_cas
         from mezite.ssh.cluster import ClusterAccess, Rules
         from mezite.ssh.factory import NodeService, NodeSettings, make_factory
 
@@ -270,7 +275,7 @@ class AuthServer(MultiService):
             node_name=ssh.node_name,
             labels=ssh.labels,
             authorization=ssh.authorization,
-            trusted_user_ca_keys=tuple(key for path in ssh.trusted_user_ca_keys for key in _read_cas(path)),
+            trusted_user_ca_keys=tuple(key for path in ssh.trusted_user_ca_keys for key in read_cas(path)),
             exec=ssh.exec,
             run_as=ssh.run_as,
             sftp_server=ssh.sftp_server,
@@ -279,7 +284,7 @@ class AuthServer(MultiService):
         factory = make_factory(
             settings, access, host_key, lambda: certificate, reactor=self._reactor, clock=_now
         )
-        listening = _listen(ssh.listen_host, ssh.listen_port)
+        listening = listen(ssh.listen_host, ssh.listen_port)
         endpoint = AdoptedStreamServerEndpoint(self._reactor, listening.fileno(), listening.family)
         self._closers.append(listening.close)
         node = NodeService(endpoint, factory)
@@ -315,10 +320,21 @@ class AuthServer(MultiService):
 
     def startService(self) -> None:
         self._doorway.open(self._reactor, self._reactor._asyncioEventloop)
+        self._reactor.callWhenRunning(signal.signal, signal.SIGTERM, self._terminated)
         super().startService()
         for seconds, looping in self._loops:
             started = looping.start(seconds, now=False)
             started.addErrback(self._loop_failed)
+
+    def _terminated(self, number: int, frame: object) -> None:
+        """Being told to stop is no failure: twistd's own handler would exit by the signal."""
+        self._reactor.callFromThread(self._stop_once)
+
+    def _stop_once(self) -> None:
+        if self._reactor.running and not self._reactor._stopped:
+            _log.info("told to stop (SIGTERM): calls in flight get {seconds:g} s",
+                      seconds=STOP_GRACE.total_seconds())
+            self._reactor.stop()
 
     def _loop_failed(self, failure: Any) -> None:
         _log.failure("a periodic task has ended", failure)
@@ -338,47 +354,6 @@ class AuthServer(MultiService):
     def _close_all(self) -> None:
         while self._closers:
             self._closers.pop()()
-
-
-def _make_data_dir(path: Path) -> None:
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise MeziteError(
-            f"data_dir {path}: {error.strerror}; create it for this account or set another one"
-        ) from None
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise MeziteError(f"data_dir {path}: not writable by this account; set its owner or another one")
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket; :class:`Conflict` when the address is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family, backlog=128)
-    except OSError as error:
-        raise Conflict(
-            f"cannot listen on {host}:{port} ({error.strerror}); stop what is there or set ssh.listen_addr"
-        ) from None
-    listening.setblocking(False)
-    return listening
-
-
-def _read_cas(path: Path) -> list[bytes]:
-    """The key blobs in a file of public keys, one a line, as sshd's TrustedUserCAKeys
-    (``ssh.trusted_user_ca_keys``)."""
-    from mezite.certs.keys import parse_public_line
-
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-        found = [parse_public_line(line) for line in lines if line and not line.startswith("#")]
-    except OSError as error:
-        raise UsageError(f"ssh.trusted_user_ca_keys: {path}: {error.strerror}") from None
-    except (MeziteError, UnicodeDecodeError) as error:
-        raise UsageError(f"ssh.trusted_user_ca_keys: {path}: {error}") from None
-    if not found:
-        raise UsageError(f"ssh.trusted_user_ca_keys: {path}: no key is in it")
-    return found
 
 
 def _quiet_excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:

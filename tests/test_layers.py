@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "mezite.errors": (),
     "mezite.lockfile": (),
     "mezite.logs": (),
+    "mezite.places": ("mezite.certs",),
     "mezite.threads": (),
     "mezite.config": ("mezite.core",),
     "mezite.core": (),
@@ -44,8 +45,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
                         "mezite.logs"),
     "mezite.cli": ("mezite.config", "mezite.cli", "mezite.admin.client", "mezite.core"),
     "mezite.tap": ("mezite.admin", "mezite.auth", "mezite.certs", "mezite.config", "mezite.core",
-                   "mezite.lockfile", "mezite.logs", "mezite.rpc", "mezite.ssh", "mezite.storage",
-                   "mezite.threads"),
+                   "mezite.lockfile", "mezite.logs", "mezite.places", "mezite.rpc", "mezite.ssh",
+                   "mezite.storage", "mezite.threads"),
 }
 
 # Top-level names that a package may never import.
