@@ -106,7 +106,11 @@ class AuthApi(IdentityServiceServicer):
     def _check_clock(self) -> None:
         fault = self._clock_fault()
         if fault is not None:
-            raise Refused(Reason.SERVER_CLOCK, f"{fault}; nothing is judged until an operator has looked")
+            raise Refused(
+                Reason.SERVER_CLOCK,
+                f"{fault}; nothing is judged until it is set right, or an operator says that it is right: "
+                "mezctl status --accept-clock",
+            )
 
     async def _refuse(
         self,

@@ -13,6 +13,10 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
+
+from mezite.errors import Reason, Refused
+from mezite.rpc.status import REFUSAL_TRAILER, STATUS_OF, refusal_bytes
 
 ANYBODY = "anybody"
 """May call without a proof; answers only what is public."""
@@ -45,15 +49,39 @@ def _deny(code: grpc.StatusCode, details: str) -> grpc.RpcMethodHandler:
 _UNKNOWN = _deny(grpc.StatusCode.UNIMPLEMENTED, "no such method")
 
 
+def _strict(handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+    """*handler*, with a typed refusal of bytes that are no message of its method:
+    grpc itself would answer UNKNOWN, with the text of a Python exception."""
+    parse: Any = handler.request_deserializer
+    answer: Any = handler.unary_unary
+
+    def read(data: bytes) -> object:
+        try:
+            return parse(data)
+        except DecodeError:
+            return None
+
+    async def answer_or_refuse(request: object, context: grpc.aio.ServicerContext) -> Any:
+        if request is not None:
+            return await answer(request, context)
+        refused = Refused(Reason.INVALID_REQUEST, "the bytes sent are no message of this method")
+        context.set_trailing_metadata(((REFUSAL_TRAILER, refusal_bytes(refused)),))
+        await context.abort(STATUS_OF[refused.reason], f"{refused.code}: {refused}")
+        raise AssertionError("abort always raises")
+
+    return grpc.unary_unary_rpc_method_handler(answer_or_refuse, read, handler.response_serializer)
+
+
 class Gate(grpc.aio.ServerInterceptor):
-    """Lets through what the table knows."""
+    """Lets through what the table knows, and can be read."""
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Any:
         if handler_call_details.method not in METHODS:
             return _UNKNOWN
-        return await continuation(handler_call_details)
+        handler = await continuation(handler_call_details)
+        return handler if handler is None or handler.unary_unary is None else _strict(handler)
 
 
 def speaks_tls13(context: grpc.aio.ServicerContext) -> bool:
