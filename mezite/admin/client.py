@@ -7,6 +7,8 @@ import errno
 import json
 import os
 import socket
+import stat
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -157,15 +159,21 @@ def connect(
     candidates = [os.fspath(path) for path in paths]
     for path in candidates:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(timeout)
+        # Not settimeout: a socket that does not block gives up at once where others wait in line.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(timeout), 0))
         try:
             connection.connect(path)
+            connection.settimeout(timeout)
         except OSError as error:
             connection.close()
             if isinstance(error, PermissionError):
                 forbidden = forbidden or path
-            elif isinstance(error, ConnectionRefusedError | TimeoutError | BlockingIOError):
+            elif isinstance(error, ConnectionRefusedError):
                 stale = stale or path
+            elif isinstance(error, BlockingIOError):
+                raise Unreachable(
+                    f"{path}: too many others wait in line, no answer in {timeout:g} s; try again later"
+                ) from None
             elif error.errno in (errno.ENOENT, errno.ENOTDIR):
                 pass
             elif error.errno is None:
@@ -176,9 +184,18 @@ def connect(
             return Client(connection, path)
     if forbidden is not None:
         raise PermissionDenied(f"{forbidden}: you may not use this socket; {_who_may(forbidden)}")
+    if stale is not None and not _is_socket(stale):
+        raise Unreachable(f"{stale}: that is no socket; {remedy}")
     if stale is not None:
         raise Unreachable(f"{stale}: nobody listens there any more; {remedy}")
     raise Unreachable(f"there is no socket at {' or '.join(candidates)}; {remedy}")
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)  # noqa: PTH116  # pathlib would cost start-up time
+    except OSError:
+        return True
 
 
 def _who_may(path: str) -> str:

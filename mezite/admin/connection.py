@@ -8,10 +8,12 @@ from inspect import isawaitable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from mezite.admin import jsonrpc
 from mezite.admin.caller import Allowed, Caller, caller_of
@@ -28,6 +30,7 @@ GRACE_SECONDS = 5
 """What a request in hand is given when the service stops."""
 
 
+@implementer(IHalfCloseableProtocol)
 class Connection(Protocol, TimeoutMixin):
     """One peer: its requests are answered one after the other, in order.
 
@@ -48,6 +51,8 @@ class Connection(Protocol, TimeoutMixin):
         self._busy = False
         self._choked = False
         self._retired = False
+        self._heard_all = False
+        """The peer will send nothing more, and may still read."""
         self._closing = False
         self.caller: Caller | None = None
 
@@ -106,6 +111,15 @@ class Connection(Protocol, TimeoutMixin):
         self._buffer.clear()
         self.factory.disconnected(self)
 
+    # `printf … | nc -N -U PATH` sends, closes its side, and reads on.
+
+    def readConnectionLost(self) -> None:
+        self._heard_all = True
+        self._next()
+
+    def writeConnectionLost(self) -> None:
+        """Nothing more can be answered; the end of the connection follows."""
+
     # The transport asks us, as a producer of answers, to wait until the peer has read them.
 
     def pauseProducing(self) -> None:
@@ -149,7 +163,10 @@ class Connection(Protocol, TimeoutMixin):
         self._begun = False
         if self._closing:
             return
-        if self._busy or self._lines:
+        if self._heard_all:
+            if not (self._busy or self._lines):
+                self._hang_up()
+        elif self._busy or self._lines:
             self.transport.pauseProducing()
         else:
             self.transport.resumeProducing()
