@@ -149,7 +149,8 @@ def unlock_instance(
 
 
 def recover_instance(context: Context, tx: Transaction, operator: Operator, instance_id: str) -> InstanceView:
-    """An expired instance may renew once more, and then goes on as usual."""
+    """An expired instance may renew once more, and then goes on as usual; one past
+    its bot's ``max_lineage_age`` is expired again after that renewal."""
     instance = _find(tx, instance_id)
     bot = tx.bot_by_id(instance.bot_id)
     held = active_on(context, tx, [_target(instance)])[_target(instance)]

@@ -108,7 +108,11 @@ def _write_unlocked(answer: Any) -> None:
 @click.argument("instance_id", metavar="ID")
 @pass_asking
 def recover(asking: Asking, instance_id: str) -> None:
-    """Let an expired instance renew once more; then it goes on as usual."""
+    """Let an expired instance renew once more; then it goes on as usual.
+
+    Nothing is to be done on the machine: its daemon holds on, and renews within
+    minutes.  Past its bot's lineage age this is one certificate at a time.
+    """
     answer = asking.call("instances.recover", id=instance_id)
     asking.show(
         answer["instance"], lambda done: write_line(f"Instance recoverable: {done['id']} (bot {done['bot']})")
