@@ -98,6 +98,11 @@ class NodeUser(ConchUser):
             raise ConchError("too many forwarded connections", connection.OPEN_RESOURCE_SHORTAGE)
         return ForwardChannel(destination, forwards, **arguments)
 
+    @property
+    def was_ended(self) -> bool:
+        """Whether the node itself ended the connection."""
+        return bool(self._transport.end_reason)
+
     # --- audit -------------------------------------------------------------------------------
 
     def session_name(self, channel: int) -> str:

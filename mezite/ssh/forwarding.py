@@ -61,6 +61,7 @@ class Forwards:
         self._limit = limit
         self._connect_seconds = connect_seconds
         self._live: set[ForwardChannel] = set()
+        self._waiting: list[Deferred[None]] = []
 
     @property
     def is_full(self) -> bool:
@@ -80,11 +81,22 @@ class Forwards:
 
     def discard(self, channel: ForwardChannel) -> None:
         self._live.discard(channel)
+        self._tell()
 
-    def abort_all(self) -> None:
-        """Nothing of any connection is left when the reactor has turned once."""
+    def abort_all(self) -> Deferred[None]:
+        """Ends every connection; fires when nothing of them is left."""
+        done: Deferred[None] = Deferred()
+        self._waiting.append(done)
         for channel in list(self._live):
             channel.abort()
+        self._tell()
+        return done
+
+    def _tell(self) -> None:
+        if not self._live:
+            waiting, self._waiting = self._waiting, []
+            for waiter in waiting:
+                waiter.callback(None)
 
 
 class ForwardChannel(FlowChannel):
@@ -173,21 +185,27 @@ class ForwardChannel(FlowChannel):
                 self._far.transport.loseWriteConnection()
 
     def closeReceived(self) -> None:
+        self._leave()
+        self._finish()
+
+    def _leave(self) -> None:
         """What the client has sent still goes out; what comes back is dropped."""
-        if self._far is not None and not self._far_gone:
+        if self._far is not None and not self._far_gone and self._linger is None:
             self._far.transport.unregisterProducer()
             self._far.transport.loseConnection()
             self._linger = self._forwards.reactor.callLater(LINGER_SECONDS, self.abort)
-        self._finish()
 
     def loseConnection(self) -> None:
         self.abort()
         self._finish()
 
     def closed(self) -> None:
+        """Also when the whole connection is gone: at once where the node has ended it."""
         self._record_end()
-        if self._linger is None:
+        if self._user.was_ended:
             self.abort()
+        else:
+            self._leave()
 
     # --- from the far side ---------------------------------------------------------------------
 
