@@ -1,0 +1,139 @@
+"""Configuration files: every fault is one line that names the file, the key and the way out."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mezite.config.reading import Section, parse_yaml, read_yaml, split_address
+from mezite.config.server import ServerConfig
+from mezite.errors import InvalidInput, UsageError
+
+HOME = {"HOME": "/home/op"}
+
+
+def load(text: str, environ: dict[str, str] | None = None, uid: int = 1000) -> ServerConfig:
+    section = Section.from_value(parse_yaml(text.encode(), "m.yaml"), "m.yaml")
+    return ServerConfig.from_section(section, environ or HOME, uid)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (b"a: 1\na: 2", "m.yaml: line 2, column 1: the key 'a' stands twice"),
+        (b"\xff", "m.yaml: not UTF-8 at byte 0; save it as UTF-8"),
+        (b"a: [", "m.yaml: line 1, column 5: expected the node content"),
+        (b"!!python/object:os.system x", "m.yaml: line 1, column 1: could not determine a constructor"),
+        (b"a: &x [*x]", "m.yaml: line 1, column 4: found unconstructable recursive node"),
+        (b"a" * (1024 * 1024 + 1), "m.yaml: larger than 1 MiB; that is no configuration"),
+    ],
+)
+def test_what_is_no_yaml_is_told_with_its_place(text: bytes, fault: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_yaml(text, "m.yaml")
+    assert str(caught.value).startswith(fault)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_get_past_but_as_values_or_one_line(text: bytes) -> None:
+    fault = ""
+    try:
+        parse_yaml(text, "m.yaml")
+    except UsageError as error:
+        fault = str(error)
+    assert "\n" not in fault
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file or directory; name a readable file"):
+        read_yaml(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("cluster: x", "cluster: unknown key; did you mean cluster_name?"),
+        ("auth: {listen_adr: 1:2}", "auth.listen_adr: unknown key; did you mean listen_addr?"),
+        ("auth: [1]", "auth: expected a mapping of keys"),
+        ("auth: {listen_addr: nowhere}", "auth.listen_addr: 'nowhere' is not an address; write host:port"),
+        ("auth: {listen_addr: '0.0.0.0:70000'}", "auth.listen_addr: '0.0.0.0:70000' has no port from 0 to"),
+        ("auth: {tls: {certificate: a.pem}}", "auth.tls.key: missing; both or none are set"),
+        ("cluster_name: 'a b'", "cluster_name: 'a b' is not a name"),
+        ("database: {driver: mysql}", "database.driver: expected one of sqlite, postgres, found 'mysql'"),
+        ("database: {driver: postgres}", "database.driver: postgres is not there yet; use sqlite"),
+        ("log: {level: loud}", "log.level: expected one of debug, info, warn, error, found 'loud'"),
+        ("ssh: {enabled: maybe}", "ssh.enabled: expected true or false, found 'maybe'"),
+        ("ssh: {enabled: true, exec: all}", "ssh.exec: expected one of builtin, system, found 'all'"),
+        ("ssh: {enabled: true, labels: {env: 3}}", "ssh.labels.env: expected a text, found 3; quote it"),
+        ("ssh: {enabled: true, run_as: 'a b'}", "ssh.run_as: 'a b' is not a login name"),
+        ("ssh: {lables: {}}", "ssh.lables: unknown key; did you mean labels?"),
+        ("ca_key_passphrase: x\nca_key_passphrase_file: y", "ca_key_passphrase_file: set this or"),
+        ("ca_key_passphrase_file: /nonexistent", "ca_key_passphrase_file: /nonexistent: No such file"),
+    ],
+)
+def test_a_fault_in_the_servers_configuration_names_the_key_and_the_way_out(text: str, fault: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(text)
+    assert str(caught.value).startswith(f"m.yaml: {fault}")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_defaults_of_root_and_of_anybody_else() -> None:
+    root, other = load("", uid=0), load("")
+    assert (root.data_dir, root.admin_socket) == (Path("/var/lib/mezite"), Path("/run/mezite/admin.sock"))
+    assert other.data_dir == Path("/home/op/.local/share/mezite")
+    assert other.admin_socket == other.data_dir / "admin.sock"
+    assert (other.listen_host, other.listen_port) == ("0.0.0.0", 3025)
+    assert other.ssh is None
+
+
+def test_the_environment_is_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "m.yaml"
+    file.write_text("cluster_name: file\nlog: {level: error}\n")
+    config = ServerConfig.load(
+        file, {**HOME, "MEZITE_CLUSTER_NAME": "env", "MEZITE_LOG_FORMAT": "json",
+               "MEZITE_CA_KEY_PASSPHRASE": "open sesame"}, 1000
+    )
+    assert (config.cluster_name, config.log_level, config.log_format) == ("env", "error", "json")
+    assert config.ca_key_passphrase == b"open sesame"
+    assert "sesame" not in repr(config)
+
+
+def test_the_node_is_reached_where_it_listens() -> None:
+    config = load("ssh: {enabled: true, node_name: node1, listen_addr: '127.0.0.1:3022'}")
+    assert config.ssh is not None
+    assert config.ssh.public_addr == "127.0.0.1:3022"
+    assert config.ssh.host_names[0] == "node1"
+    assert "127.0.0.1" in config.ssh.host_names
+    assert config.ssh.exec == "builtin"
+
+
+@pytest.mark.parametrize(
+    ("text", "default", "expected"),
+    [
+        ("auth.example.com:3025", None, ("auth.example.com", 3025)),
+        ("auth.example.com", 3025, ("auth.example.com", 3025)),
+        ("[::1]:9", None, ("::1", 9)),
+        ("[::1]", 3025, ("::1", 3025)),
+        ("::1", 3025, ("::1", 3025)),
+    ],
+)
+def test_addresses(text: str, default: int | None, expected: tuple[str, int]) -> None:
+    assert split_address(text, default) == expected
+
+
+@pytest.mark.parametrize("text", ["", ":1", "a:", "a:b", "a b:1", "a:-1", "a:１", "http://a:1"])
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        split_address(text)
+
+
+def test_a_duration_in_a_section_is_told_with_its_key() -> None:
+    section = Section.from_value({"keep": "90d", "bad": 3}, "m.yaml", "audit")
+    assert section.duration("keep") == timedelta(days=90)
+    with pytest.raises(UsageError, match=r"m\.yaml: audit\.bad: 3 is not a duration"):
+        section.duration("bad")
