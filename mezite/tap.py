@@ -239,27 +239,27 @@ class AuthServer(MultiService):
         from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 
         from mezite.auth.context import Transaction
-        from mezite.auth.node import HOST_CERTIFICATE_TTL, certify_node, node_host_key
+        from mezite.auth.node import HOST_CERTIFICATE_TTL, certify_node, node_host_keys
         from mezite.certs import keys
         from mezite.places import listen, read_cas
         from mezite.ssh.cluster import ClusterAccess, Rules
         from mezite.ssh.factory import NodeService, NodeSettings, make_factory
+        from mezite.ssh.hostkeys import HostKeys, host_keys
 
         passphrase = self._config.ca_key_passphrase
 
-        def load_key(tx: Transaction) -> keys.PrivateKey:
-            return node_host_key(tx, passphrase)
+        def load_keys(tx: Transaction) -> list[keys.PrivateKey]:
+            return node_host_keys(tx, passphrase)
 
-        host_key = storage.write(load_key).result()
-        host_blob = keys.public_blob(host_key)
-        certificate = b""
+        held = storage.write(load_keys).result()
+        shown: HostKeys = {}
 
-        def certify(tx: Transaction) -> bytes:
-            return certify_node(context, tx, ssh.node_name, ssh.host_names, host_blob)
+        def certify(tx: Transaction) -> list[bytes]:
+            return certify_node(context, tx, ssh.node_name, ssh.host_names, held)
 
-        def certified(blob: bytes) -> None:
-            nonlocal certificate
-            certificate = blob
+        def certified(certificates: list[bytes]) -> None:
+            nonlocal shown
+            shown = host_keys(zip(held, certificates, strict=True))
 
         def recertify() -> Deferred[None]:
             renewed: Deferred[Any] = self._doorway.deferred(storage.write(certify))
@@ -281,9 +281,7 @@ class AuthServer(MultiService):
             sftp_server=ssh.sftp_server,
             end_sessions_at_expiry=ssh.end_sessions_at_expiry,
         )
-        factory = make_factory(
-            settings, access, host_key, lambda: certificate, reactor=self._reactor, clock=_now
-        )
+        factory = make_factory(settings, access, lambda: shown, reactor=self._reactor, clock=_now)
         listening = listen(ssh.listen_host, ssh.listen_port)
         endpoint = AdoptedStreamServerEndpoint(self._reactor, listening.fileno(), listening.family)
         self._closers.append(listening.close)

@@ -31,6 +31,8 @@ ED25519 = b"ssh-ed25519"
 RSA = b"ssh-rsa"
 MIN_RSA_BITS = 2048
 MAX_RSA_BITS = 16384
+RSA_BITS = 3072
+"""Of the RSA keys that we make, as ssh-keygen's."""
 MAX_SIGNATURE = 4096
 MAX_KEY = 8192
 
@@ -55,6 +57,11 @@ def generate_key() -> ec.EllipticCurvePrivateKey:
 def generate_ca_key() -> ed25519.Ed25519PrivateKey:
     """A new Ed25519 key, for an SSH certificate authority or a host."""
     return ed25519.Ed25519PrivateKey.generate()
+
+
+def generate_rsa_key() -> rsa.RSAPrivateKey:
+    """A new RSA key, for hosts whose clients know nothing else."""
+    return rsa.generate_private_key(65537, RSA_BITS)
 
 
 # --- public keys ---------------------------------------------------------------------------

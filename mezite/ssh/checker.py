@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import datetime
 
 from twisted.cred.checkers import ICredentialsChecker
-from twisted.cred.credentials import ICredentials
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -17,6 +15,7 @@ from mezite.certs import keys
 from mezite.certs.ssh import Certificate, parse_certificate
 from mezite.core.audit import AuditEvent, EventType, plain
 from mezite.errors import CertificateRejected
+from mezite.ssh.login import CertificateLogin, ICertificateLogin
 from mezite.ssh.policy import Access, Admitted, NodeRules, Policy, Rejected, decide
 
 _STRANGERS = frozenset({"malformed", "unsupported_key", "untrusted_ca"})
@@ -24,25 +23,6 @@ _STRANGERS = frozenset({"malformed", "unsupported_key", "untrusted_ca"})
 STRANGERS_PER_MINUTE = 20
 MAX_CASES = 1000
 """Different refusals of known certificates that are recorded in a minute."""
-
-
-class ICertificateLogin(ICredentials):
-    """A login by certificate, as :class:`CertificateLogin`."""
-
-
-@implementer(ICertificateLogin)
-@dataclass(frozen=True, slots=True)
-class CertificateLogin:
-    """What a client presents for a login (RFC 4252 §7)."""
-
-    login: str
-    blob: bytes = field(repr=False)
-    signature_type: bytes
-    """The plain signature type that the announced algorithm stands for."""
-    address: str | None
-    signature: bytes | None = field(default=None, repr=False)
-    """``None``: the client only asks whether this certificate would do."""
-    signed: bytes = field(default=b"", repr=False)
 
 
 @implementer(ICredentialsChecker)
@@ -104,15 +84,10 @@ class NodeChecker:
                 outcome = Rejected("account", problem, outcome.identity)
         if isinstance(outcome, Rejected):
             raise self._refuse(login, outcome, cert)
-        if login.signature is not None:
-            try:
-                keys.verify(
-                    cert.subject_blob, login.signature, login.signed, algorithm=login.signature_type
-                )
-            except CertificateRejected as error:
-                raise self._refuse(
-                    login, Rejected(error.code, str(error), outcome.identity), cert
-                ) from None
+        try:
+            login.verify_signature(cert)
+        except CertificateRejected as error:
+            raise self._refuse(login, Rejected(error.code, str(error), outcome.identity), cert) from None
         return outcome
 
     # --- refusals --------------------------------------------------------------------------

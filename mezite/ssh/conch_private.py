@@ -19,11 +19,10 @@ from twisted.internet.interfaces import ITCPTransport
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mezite.certs import keys
-from mezite.certs.ssh import SUFFIX
 from mezite.certs.wire import Reader
 from mezite.core.audit import plain
-from mezite.ssh.framing import ETM, EtmFraming
+from mezite.ssh.framing import CTR, GCM, MACS, SEQUENCE, PacketFraming
+from mezite.ssh.hostkeys import HostKey
 
 PRIVATE_NAMES: dict[Any, tuple[str, ...]] = {
     SSHServerTransport: (
@@ -63,25 +62,14 @@ _ALWAYS = frozenset(
 )
 CLOSE_GRACE_SECONDS = 5
 """How long a peer may take to read our last words."""
-MAX_SEQUENCE = 2**32
-
-
-class HostKey:
-    """A host key as the key exchange uses it, plain or with its certificate.
-
-    Conch asks for ``blob`` and ``sign`` only; a certificate's signature carries
-    the plain key's type name (PROTOCOL.certkeys).
-    """
-
-    def __init__(self, private: keys.PrivateKey, certificate: bytes = b"") -> None:
-        self._private = private
-        self._blob = certificate or keys.public_blob(private)
-
-    def blob(self) -> bytes:
-        return self._blob
-
-    def sign(self, data: bytes, signatureType: bytes | None = None) -> bytes:
-        return keys.sign(self._private, data)
+REKEY_BYTES = 2**30
+REKEY_SECONDS = 3600.0
+REKEY_PACKETS = 2**31
+"""RFC 4253 §9; numbers of packets never wrap under one set of keys (RFC 4344 §3.1)."""
+_FIRST_OF_SERVICES = 80
+"""Messages from here on belong to a logged-in connection (RFC 4250 §4.1)."""
+MAX_BLOCKED = 4096
+"""Our messages that may wait for the end of a key exchange."""
 
 
 def supported_key_exchanges() -> list[bytes]:
@@ -90,10 +78,10 @@ def supported_key_exchanges() -> list[bytes]:
     return [name for name in _KEX if name in able]
 
 
-class NodeTransport(EtmFraming, SSHServerTransport):
+class NodeTransport(PacketFraming, SSHServerTransport):
     """One connection, from its first byte to its last.
 
-    ``factory`` is a :class:`mezite.ssh.factory.NodeFactory`.
+    ``factory`` is a :class:`mezite.ssh.server.CertificateFactory`.
     """
 
     factory: Any
@@ -102,9 +90,12 @@ class NodeTransport(EtmFraming, SSHServerTransport):
     # (its compat.c, SSH_NEW_OPENSSH): without it, `ssh node yes | head` never ends.
     ourVersionString = b"SSH-2.0-OpenSSH_Mezite"
     supportedKeyExchanges = supported_key_exchanges()
-    supportedCiphers = [b"aes256-ctr", b"aes192-ctr", b"aes128-ctr"]
-    supportedMACs = [*ETM, b"hmac-sha2-256", b"hmac-sha2-512"]
+    supportedCiphers = [*GCM, *CTR]
+    supportedMACs = list(MACS)
     supportedCompressions = [b"none"]
+    rekey_bytes = REKEY_BYTES
+    rekey_packets = REKEY_PACKETS
+    rekey_seconds = REKEY_SECONDS
     _log = Logger()
 
     def __init__(self) -> None:
@@ -116,6 +107,9 @@ class NodeTransport(EtmFraming, SSHServerTransport):
         self._reading_paused = False
         self._timer: Any = None
         self._service_given = False
+        self._logged_in = False
+        self._keys_since = 0.0
+        self.key_exchanges = 0
         self.end_reason = ""
         """Stable reason when this side ended the connection."""
         self._host_keys: dict[bytes, HostKey] = {}
@@ -141,9 +135,14 @@ class NodeTransport(EtmFraming, SSHServerTransport):
             transport.DISCONNECT_NO_MORE_AUTH_METHODS_AVAILABLE, b"login took too long"
         )
 
+    def dataReceived(self, data: bytes) -> None:
+        if not self._ending:
+            super().dataReceived(data)
+
     def authenticated(self) -> None:
         """The login is done: its time limit ends."""
         self._cancel_timer()
+        self._logged_in = True
         self.factory.logged_in(self)
 
     def _cancel_timer(self) -> None:
@@ -229,7 +228,31 @@ class NodeTransport(EtmFraming, SSHServerTransport):
             self.supportedKeyExchanges = [*type(self).supportedKeyExchanges, STRICT_SERVER]
         super().sendKexInit()
         self.supportedKeyExchanges = type(self).supportedKeyExchanges
+        if self._logged_in:
+            self._timer = self.factory.reactor.callLater(
+                self.factory.settings.login_timeout_seconds, self._exchange_timed_out
+            )
         self._flow_changed()
+
+    def _exchange_timed_out(self) -> None:
+        # Our last words would wait for the end of the exchange, too.
+        self._log.info("{peer}: ended, the keys were not changed in time", peer=self.address)
+        self.sendDisconnect(transport.DISCONNECT_KEY_EXCHANGE_FAILED, b"key exchange took too long")
+
+    def _rekey_if_due(self) -> None:
+        """Changes the keys of a logged-in connection in time (RFC 4253 §9).
+
+        Looked at with every packet of a channel: an idle connection needs no
+        new keys.
+        """
+        if self._ending or not self._logged_in or self._keyExchangeState != self._KEY_EXCHANGE_NONE:
+            return
+        if (
+            self.bytes_under_keys >= self.rekey_bytes
+            or self.packets_under_keys >= self.rekey_packets
+            or self.factory.reactor.seconds() - self._keys_since >= self.rekey_seconds
+        ):
+            self.sendKexInit()
 
     def ssh_KEXINIT(self, packet: bytes) -> None:
         first_packet = self.incomingPacketSequence == 1
@@ -255,6 +278,10 @@ class NodeTransport(EtmFraming, SSHServerTransport):
     def _newKeys(self) -> None:
         self._awaited = None
         self._first_exchange = False
+        self.key_exchanges += 1
+        self._keys_since = self.factory.reactor.seconds()
+        if self._logged_in:
+            self._cancel_timer()
         if self._strict:
             self.incomingPacketSequence = 0
         super()._newKeys()
@@ -267,13 +294,15 @@ class NodeTransport(EtmFraming, SSHServerTransport):
         super().sendPacket(messageType, payload)
         if messageType == transport.MSG_NEWKEYS and self._strict:
             self.outgoingPacketSequence = 0
-        self.outgoingPacketSequence %= MAX_SEQUENCE
+        if len(self._blockedByKeyExchange or ()) > MAX_BLOCKED:
+            self._break("asks on and on in a key exchange")
+        elif messageType >= _FIRST_OF_SERVICES:
+            self._rekey_if_due()
 
     # --- messages ----------------------------------------------------------------------------
 
     def dispatchMessage(self, messageNum: int, payload: bytes) -> None:
         """Hands on what may come now; all else ends the connection, without traceback."""
-        self.incomingPacketSequence %= MAX_SEQUENCE
         if self._ending:
             return
         why = self._out_of_order(messageNum)
@@ -285,6 +314,8 @@ class NodeTransport(EtmFraming, SSHServerTransport):
         except Exception as error:
             self._log.debug("message {number} failed", number=messageNum, log_failure=Failure())
             self._break(f"malformed message {messageNum} ({type(error).__name__})")
+        if messageNum >= _FIRST_OF_SERVICES:
+            self._rekey_if_due()
 
     def _out_of_order(self, number: int) -> str | None:
         """Why the message *number* may not come now (RFC 4253 §7.1; strict key exchange)."""
@@ -296,7 +327,8 @@ class NodeTransport(EtmFraming, SSHServerTransport):
         elif number == transport.MSG_NEWKEYS or 30 <= number <= 49:
             allowed = number == self._awaited
         else:
-            allowed = not self._first_exchange
+            # Who has sent its KEXINIT sends nothing else before its NEWKEYS.
+            allowed = self._awaited is None
         return None if allowed else f"message {number} out of order"
 
     def _break(self, why: str) -> None:
@@ -319,7 +351,7 @@ class NodeTransport(EtmFraming, SSHServerTransport):
 
     def sendUnimplemented(self) -> None:
         """Conch names the packet after the one that it did not know."""
-        number = (self.incomingPacketSequence - 1) % MAX_SEQUENCE
+        number = (self.incomingPacketSequence - 1) % SEQUENCE
         self.sendPacket(transport.MSG_UNIMPLEMENTED, number.to_bytes(4, "big"))
 
     def receiveError(self, reasonCode: int, description: bytes) -> None:
@@ -339,12 +371,3 @@ class NodeTransport(EtmFraming, SSHServerTransport):
         """The peer's IP address, or ``None`` where it has none."""
         return getattr(self.transport.getPeer(), "host", None)
 
-
-def host_keys(private: keys.PrivateKey, certificate: bytes) -> dict[bytes, HostKey]:
-    """Host key algorithms in the order of preference: certificate first, then plain.
-
-    The plain key stays on offer for clients that know no host certificates.
-    """
-    kind = keys.key_type(keys.public_blob(private))
-    found = {kind + SUFFIX: HostKey(private, certificate)} if certificate else {}
-    return {**found, kind: HostKey(private)}

@@ -8,23 +8,21 @@ from datetime import datetime
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.conch.ssh.factory import SSHFactory
 from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IStreamServerEndpoint
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 
-from mezite.certs import keys
 from mezite.ssh.avatar import Node, NodeRealm
 from mezite.ssh.builtin import BuiltinPrograms
 from mezite.ssh.checker import NodeChecker
-from mezite.ssh.conch_private import HostKey, NodeTransport, host_keys
+from mezite.ssh.conch_private import NodeTransport
 from mezite.ssh.connection import NodeConnection
 from mezite.ssh.forwarding import Forwards
+from mezite.ssh.hostkeys import HostKeys
 from mezite.ssh.policy import PRINCIPALS, RBAC, Access, NodeRules, find_lock
 from mezite.ssh.programs import SystemPrograms
-from mezite.ssh.userauth import NodeUserAuth
+from mezite.ssh.server import CertificateFactory
 
 BUILTIN = "builtin"
 SYSTEM = "system"
@@ -70,34 +68,23 @@ class NodeSettings:
             raise ValueError(f"exec is {BUILTIN} or {SYSTEM}")
 
 
-class NodeFactory(SSHFactory):
-    """Makes connections and keeps account of them.
+class NodeFactory(CertificateFactory):
+    """The node's connections: who may log in, and for how long they may stay."""
 
-    *host_certificate* gives the current host certificate's blob for every new
-    connection, or ``b""`` while there is none.
-    """
-
-    protocol = NodeTransport
-    primes = None
-    noisy = False
+    settings: NodeSettings
     _log = Logger()
 
     def __init__(
         self,
         settings: NodeSettings,
         access: Access,
-        host_key: keys.PrivateKey,
-        host_certificate: Callable[[], bytes],
+        host_keys: Callable[[], HostKeys],
         *,
         reactor: Any,
         clock: Callable[[], datetime],
     ) -> None:
-        self.settings = settings
-        self.reactor = reactor
         self._access = access
         self._clock = clock
-        self._host_key = host_key
-        self._host_certificate = host_certificate
         self._rules = NodeRules(
             settings.node_name, settings.labels, settings.authorization, settings.trusted_user_ca_keys
         )
@@ -108,63 +95,30 @@ class NodeFactory(SSHFactory):
                 reactor, settings.run_as, settings.hangup_grace_seconds, settings.sftp_server
             )
             self._forwards = Forwards(reactor, settings.max_forwards_of_node, settings.connect_seconds)
-        self.checker = NodeChecker(self._rules, access, clock, self._account_problem)
+        checker = NodeChecker(self._rules, access, clock, self._account_problem)
         node = Node(settings.node_name, access, clock, self._system or BuiltinPrograms(), self._forwards)
-        self.portal = Portal(NodeRealm(node), [self.checker])
-        self.services = {b"ssh-userauth": NodeUserAuth}
-        self._connections: set[NodeTransport] = set()
-        self._logging_in: dict[NodeTransport, None] = {}
-        """Those without a login yet, the oldest first."""
-        self._gone: list[Deferred[None]] = []
+        portal = Portal(NodeRealm(node), [checker])
+        super().__init__(portal, checker, host_keys, reactor=reactor, settings=settings)
         self._recheck_timer: Any = None
         self._rechecking = False
         self._recheck_again = False
-        self._stopping = False
-        self.changes = 0
-        """How often the policy was said to have changed."""
 
     def _account_problem(self, login: str) -> str | None:
         return self._system.account_problem(login) if self._system is not None else None
 
-    def host_keys(self) -> dict[bytes, HostKey]:
-        return host_keys(self._host_key, self._host_certificate())
-
     def connection_service(self) -> NodeConnection:
         return NodeConnection(self.settings.max_channels, self.settings.max_forwards)
 
-    # --- connections -------------------------------------------------------------------------
-
-    def startFactory(self) -> None:
-        """Nothing to load: Conch's own looks for key files and moduli."""
-
-    def buildProtocol(  # type: ignore[override]  # None is Factory's own way to refuse
-        self, addr: IAddress | None
-    ) -> NodeTransport | None:
-        return None if self._stopping else Factory.buildProtocol(self, addr)
-
-    def connection_made(self, connection: NodeTransport) -> None:
-        self._connections.add(connection)
-        self._logging_in[connection] = None
-        if len(self._logging_in) > self.settings.max_logging_in:
-            oldest = next(iter(self._logging_in))
-            del self._logging_in[oldest]
-            self._log.warn("{address}: ended, too many are logging in", address=oldest.address)
-            oldest.end("too_many", b"too many are logging in")
-
     def connection_lost(self, connection: NodeTransport) -> None:
-        self._connections.discard(connection)
-        self._logging_in.pop(connection, None)
-        if not self._connections:
+        if self._connections <= {connection}:
             self._cancel_recheck()
-            gone, self._gone = self._gone, []
-            for waiter in gone:
-                waiter.callback(None)
+        super().connection_lost(connection)
 
     # --- locks for live connections ------------------------------------------------------------
 
     def logged_in(self, connection: NodeTransport) -> None:
         """*connection* has logged in: from now on locks are looked up again and again."""
-        self._logging_in.pop(connection, None)
+        super().logged_in(connection)
         self._recheck_later()
 
     def _recheck_later(self) -> None:
@@ -199,7 +153,7 @@ class NodeFactory(SSHFactory):
 
         Call it after each committed change; calls during a check make one more.
         """
-        self.changes += 1
+        super().policy_changed()
         if not self._users() or self._stopping:
             return
         self._cancel_recheck()
@@ -253,14 +207,9 @@ class NodeFactory(SSHFactory):
         return Deferred.fromCoroutine(self._end_all())
 
     async def _end_all(self) -> None:
-        gone: Deferred[None] = Deferred()
-        if self._connections:
-            self._gone.append(gone)
-            for connection in list(self._connections):
-                connection.end("shutdown", b"the node stops")
-            await gone
+        await self.end_connections("shutdown", b"the node stops")
         if self._forwards is not None:
-            self._forwards.abort_all()
+            await self._forwards.abort_all()
         if self._system is not None:
             await self._system.all_ended()
 
@@ -268,14 +217,13 @@ class NodeFactory(SSHFactory):
 def make_factory(
     settings: NodeSettings,
     access: Access,
-    host_key: keys.PrivateKey,
-    host_certificate: Callable[[], bytes],
+    host_keys: Callable[[], HostKeys],
     *,
     reactor: Any,
     clock: Callable[[], datetime],
 ) -> NodeFactory:
     """The node's factory; see :class:`NodeFactory`."""
-    return NodeFactory(settings, access, host_key, host_certificate, reactor=reactor, clock=clock)
+    return NodeFactory(settings, access, host_keys, reactor=reactor, clock=clock)
 
 
 class NodeService(Service):

@@ -22,7 +22,7 @@ from mezite.certs import wire
 from mezite.certs.ssh import CERTIFICATE_TYPES, MAX_BLOB, SUFFIX
 from mezite.certs.wire import Reader
 from mezite.errors import CertificateRejected
-from mezite.ssh.checker import CertificateLogin
+from mezite.ssh.login import CertificateLogin
 
 MAX_WAITING = 4
 """Requests that a client may send ahead while one is being decided."""

@@ -14,7 +14,7 @@ from twisted.test.iosim import FakeTransport, IOPump, connect
 from mezite.certs import keys, wire
 from mezite.certs.wire import Reader
 from mezite.ssh.conch_private import STRICT_CLIENT
-from mezite.ssh.framing import EtmFraming
+from mezite.ssh.framing import PacketFraming
 from mezite.ssh.userauth import ALGORITHMS
 from tests.ssh.node import FakeAccess, node_factory, user_certificate
 
@@ -27,16 +27,22 @@ SERVICE_REQUEST, SERVICE_ACCEPT, IGNORE = 5, 6, 2
 REQUEST, FAILURE, SUCCESS, PK_OK = 50, 51, 52, 60
 
 
-class RawClient(EtmFraming, SSHClientTransport):
+class RawClient(PacketFraming, SSHClientTransport):
     """Conch's client transport up to the keys; then packets as lists."""
 
-    def __init__(self, *, strict: bool = False, mac: bytes = b"hmac-sha2-256") -> None:
+    def __init__(
+        self, *, strict: bool = False, mac: bytes = b"hmac-sha2-256", cipher: bytes = b"aes256-ctr",
+        host_key: bytes = b"ssh-ed25519", kex: bytes | None = None,
+    ) -> None:
         self.strict = strict
         self.supportedMACs = [mac]
+        self.supportedCiphers = [cipher]
+        self.supportedPublicKeys = [host_key]
+        if kex is not None:
+            self.supportedKeyExchanges = [kex]
         self.received: list[tuple[int, bytes]] = []
         self.disconnected: bytes | None = None
         self.lost = False
-        self.supportedPublicKeys = [b"ssh-ed25519"]
         self.unimplemented: list[int] = []
 
     def verifyHostKey(self, hostKey: bytes, fingerprint: bytes) -> Any:
@@ -83,13 +89,14 @@ class Wire:
 
     def __init__(
         self, access: FakeAccess | None = None, *, strict: bool = False, address: str = "192.0.2.7",
-        factory: Any = None, greet: bool = True, mac: bytes = b"hmac-sha2-256", **settings: Any
+        factory: Any = None, greet: bool = True, client: dict[str, bytes] | None = None, **settings: Any
     ) -> None:
+        """*client* goes to the client, *settings* to the node."""
         self.access = access or FakeAccess()
         self.clock = factory.reactor if factory is not None else Clock()
         self.factory = factory or node_factory(self.access, self.clock, self.now, **settings)
         self.server = self.factory.buildProtocol(None)
-        self.client = RawClient(strict=strict, mac=mac)
+        self.client = RawClient(strict=strict, **(client or {}))
         peer = IPv4Address("TCP", address, 50000)
         self.server_io = FakeTransport(self.server, True, IPv4Address("TCP", "192.0.2.1", 22), peer)
         self.pump: IOPump = connect(

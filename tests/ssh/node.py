@@ -14,11 +14,13 @@ from mezite.core.audit import AuditEvent
 from mezite.core.model import Lock, LockTarget, Role
 from mezite.core.template import HOST, USER, CertificateTemplate
 from mezite.ssh.factory import NodeFactory, NodeSettings, make_factory
+from mezite.ssh.hostkeys import HostKeys, host_keys
 from mezite.ssh.policy import Policy
 
 USER_CA = keys.generate_ca_key()
 HOST_CA = keys.generate_ca_key()
 HOST_KEY = keys.generate_ca_key()
+HOST_KEYS: list[keys.PrivateKey] = [HOST_KEY, keys.generate_key(), keys.generate_rsa_key()]
 NONCE = b"n" * 32
 UUID = "0b8fd6c0-5b1e-4d0f-a3f7-6f6c2b7a1d11"
 
@@ -62,7 +64,9 @@ def user_certificate(
     return ssh.build_certificate(replace(template, **changes), subject, ca, NONCE)
 
 
-def host_certificate(*names: str, at: datetime | None = None) -> bytes:
+def host_certificate(
+    *names: str, at: datetime | None = None, key: keys.PrivateKey = HOST_KEY, **changes: Any
+) -> bytes:
     start = int((at or now()).timestamp())
     template = CertificateTemplate(
         type=HOST,
@@ -72,7 +76,12 @@ def host_certificate(*names: str, at: datetime | None = None) -> bytes:
         valid_after=start - 3600,
         valid_before=start + 3600,
     )
-    return ssh.build_certificate(template, keys.public_blob(HOST_KEY), HOST_CA, NONCE)
+    return ssh.build_certificate(replace(template, **changes), keys.public_blob(key), HOST_CA, NONCE)
+
+
+def certified(at: datetime | None = None) -> HostKeys:
+    """Each of our host keys with its certificate."""
+    return host_keys((key, host_certificate(at=at, key=key)) for key in HOST_KEYS)
 
 
 class FakeAccess:
@@ -100,8 +109,7 @@ def node_factory(
     return make_factory(
         NodeSettings(node_name="node1", **{"labels": {"env": "staging"}, **settings}),
         access,
-        HOST_KEY,
-        lambda: host_certificate(at=clock()),
+        lambda: certified(clock()),
         reactor=reactor,
         clock=clock,
     )

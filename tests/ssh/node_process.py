@@ -2,7 +2,8 @@
 
 Reads the CA and host keys from DIRECTORY, prints its port, appends audit events
 to DIRECTORY/audit as JSON lines, and locks the bot ``ci`` when the file
-DIRECTORY/lock appears (looked for ten times a second).
+DIRECTORY/lock appears (looked for ten times a second).  Settings are those of
+the node, and ``rekey_bytes``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from twisted.logger import globalLogBeginner, textFileLogObserver
 
 from mezite.certs import keys
 from mezite.core.audit import AuditEvent
+from mezite.ssh.conch_private import NodeTransport
 from mezite.ssh.factory import NodeFactory, NodeService, NodeSettings
 from tests.ssh import node
 
@@ -44,6 +46,9 @@ def main() -> None:
     for word in sys.argv[2:]:
         name, _, value = word.partition("=")
         given[name] = json.loads(value)
+    class Transport(NodeTransport):
+        rekey_bytes = given.pop("rekey_bytes", NodeTransport.rekey_bytes)
+
     if "trusted_user_ca_keys" in given:
         given["trusted_user_ca_keys"] = tuple(map(keys.parse_public_line, given["trusted_user_ca_keys"]))
     node.USER_CA = load_ssh_private_key((directory / "user_ca").read_bytes(), None)  # type: ignore[assignment]
@@ -52,8 +57,9 @@ def main() -> None:
     access = FileAccess(directory / "audit")
     factory = NodeFactory(
         NodeSettings(node_name="node1", **{"labels": {"env": "staging"}, **given}),
-        access, node.HOST_KEY, node.host_certificate, reactor=reactor, clock=node.now,
+        access, node.certified, reactor=reactor, clock=node.now,
     )
+    factory.protocol = Transport
     access.now = type(access.now)((keys.public_blob(node.USER_CA),), access.now.roles)
     service = NodeService(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"), factory)
 
