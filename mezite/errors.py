@@ -115,8 +115,8 @@ class Refused(MeziteError):
     """The server refuses a join or a renewal.
 
     ``nonce`` is set with :attr:`Reason.PROVE` only: sign the same request
-    again over it.  ``server_time`` is in whole seconds since the epoch, 0 when
-    the answer did not carry it.
+    again over it.  ``server_time_unix_ms`` is the server's clock, 0 when the
+    answer did not carry it.
     """
 
     def __init__(
@@ -125,12 +125,12 @@ class Refused(MeziteError):
         message: str,
         *,
         nonce: bytes = b"",
-        server_time_unix: int = 0,
+        server_time_unix_ms: int = 0,
     ) -> None:
         super().__init__(message)
         self.reason = reason
         self.nonce = nonce
-        self.server_time_unix = server_time_unix
+        self.server_time_unix_ms = server_time_unix_ms
 
     @property
     def code(self) -> str:  # type: ignore[override]  # per instance here

@@ -113,7 +113,6 @@ def answer_fork(
             f"generation {fork.presented_generation} is not the one given out last; "
             "sign the request again over the nonce",
             nonce=make_nonce(nonce_key, instance.id, key, now),
-            server_time_unix=int(now.timestamp()),
         )
     last_seen = f"{instance.renewed_at:%Y-%m-%dT%H:%M:%SZ}"
     tx.add_lock(

@@ -43,6 +43,14 @@ class Due:
         return self.left(now) == timedelta(0)
 
 
+@dataclass(frozen=True, slots=True)
+class Skew:
+    """How far the server's clock is ahead of this machine's."""
+
+    ahead: timedelta
+    give_or_take: timedelta
+
+
 # --- inputs --------------------------------------------------------------------------------
 
 
@@ -205,6 +213,14 @@ class TellTrouble:
 
 
 @dataclass(frozen=True, slots=True)
+class TellSkew:
+    """This machine's clock *is_off*, or no longer is."""
+
+    skew: Skew
+    is_off: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """End the process with *exit_code*, and with *error* where there is one."""
 
@@ -213,5 +229,6 @@ class Finish:
 
 
 Action = (
-    MakeKeys | Save | CheckDestination | Ask | Publish | TellIssued | TellOver | TellTrouble | Finish
+    MakeKeys | Save | CheckDestination | Ask | Publish | TellIssued | TellOver | TellTrouble | TellSkew
+    | Finish
 )

@@ -22,7 +22,7 @@ from datetime import timedelta
 from typing import Any
 
 from mezite.errors import InvalidInput, MeziteError, Reason, ReasonClass, Unreachable, UsageError
-from mezite.identity import pace
+from mezite.identity import pace, skew
 from mezite.identity.answers import accept
 from mezite.identity.events import (
     Action,
@@ -75,7 +75,11 @@ def step(state: State, event: Event, now: Moment) -> Outcome:
     if isinstance(event, Stop) and state.phase is not Phase.ENDED:
         return _stop(state)
     transition = TABLE.get((state.phase, type(event)))
-    return (state, ()) if transition is None else transition(state, event, now)
+    if transition is None:
+        return state, ()
+    state, told = skew.noted(state, event, now)
+    state, actions = transition(state, event, now)
+    return state, (*told, *actions)
 
 
 def _stop(state: State) -> Outcome:
@@ -192,10 +196,10 @@ def _send(state: State, now: Moment) -> Outcome:
     keys = _keys(state)
     assert keys is not None
     phase = Phase.JOINING if state.purpose is Purpose.JOIN else Phase.RENEWING
-    return _ask(replace(state, phase=phase, request=request_for(state, keys, now)), b"")
+    return _ask(replace(state, phase=phase, request=request_for(state, keys, now)), b"", now)
 
 
-def _ask(state: State, nonce: bytes) -> Outcome:
+def _ask(state: State, nonce: bytes, now: Moment) -> Outcome:
     held, keys = state.durable.held, _keys(state)
     assert state.request is not None
     assert keys is not None
@@ -204,7 +208,7 @@ def _ask(state: State, nonce: bytes) -> Outcome:
     else:
         assert held is not None
         signer = held.keys.lineage
-    return state, (Ask(state.request, signer.private_pem, nonce),)
+    return replace(state, asked=now), (Ask(state.request, signer.private_pem, nonce),)
 
 
 # --- answers -------------------------------------------------------------------------------
@@ -255,15 +259,10 @@ def _kept(state: State, event: Saved, now: Moment) -> Outcome:
     return state, (Publish(held),)
 
 
-def _not_kept(state: State, event: SaveFailed, now: Moment) -> Outcome:
-    """The answer is lost, as if it had never come; the same keys get it again."""
-    return _not_prepared(state, event, now)
-
-
 def _refused(state: State, event: WasRefused, now: Moment) -> Outcome:
     error, reason = event.error, event.error.reason
     if reason is Reason.PROVE and state.proofs < MAX_PROOFS:
-        return _ask(replace(state, phase=Phase.PROVING, proofs=state.proofs + 1), error.nonce)
+        return _ask(replace(state, phase=Phase.PROVING, proofs=state.proofs + 1), error.nonce, now)
     if reason is Reason.INTERVAL_TOO_LONG and (state.options.one_shot or not _has_been_granted(state)):
         return _finish(state, USAGE, error)
     if (
@@ -390,7 +389,8 @@ TABLE: dict[tuple[Phase, type[Event]], Transition] = {
     **{(Phase.RENEWING, event): transition for event, transition in _ASKING.items()},
     **{(Phase.PROVING, event): transition for event, transition in _ASKING.items()},
     (Phase.KEEPING, Saved): _kept,
-    (Phase.KEEPING, SaveFailed): _not_kept,
+    # The answer is lost, as if it had never come; the same keys get it again.
+    (Phase.KEEPING, SaveFailed): _not_prepared,
     (Phase.PUBLISHING, Published): _published,
     (Phase.PUBLISHING, PublishFailed): _publish_failed,
     (Phase.HOLDING, Tick): _tick,

@@ -8,7 +8,7 @@ from typing import Any
 from mezite.certs import keys
 from mezite.core.duration import format_duration
 from mezite.errors import MeziteError, Reason, Refused, Unreachable, UntrustedServer
-from mezite.identity.events import Moment
+from mezite.identity.events import Moment, Skew
 from mezite.identity.records import Held
 from mezite.identity.states import Phase, State
 
@@ -65,7 +65,7 @@ def status(state: State, *, destination: str, server: str, now: Moment) -> dict[
         "last_error": trouble and {
             "code": trouble.code, "message": str(trouble), "remedy": remedy(trouble)
         },
-        "clock_skew_seconds": round(held.skew.total_seconds(), 1) if held else None,
+        **_skew(state),
         "destination": destination,
         "outputs": ["files"],
         "published": held is not None and state.publish_due is None,
@@ -73,8 +73,33 @@ def status(state: State, *, destination: str, server: str, now: Moment) -> dict[
     }
 
 
+def _skew(state: State) -> dict[str, Any]:
+    """From the last answer of this run, or the one that gave the identity."""
+    held = state.durable.held
+    if state.skew is not None:
+        ahead, give_or_take = state.skew.ahead, _seconds(state.skew.give_or_take)
+    elif held is not None:
+        ahead, give_or_take = held.skew, None
+    else:
+        return {"clock_skew_seconds": None, "clock_skew_give_or_take_seconds": None}
+    return {"clock_skew_seconds": _seconds(ahead), "clock_skew_give_or_take_seconds": give_or_take}
+
+
 def _seconds(duration: timedelta) -> float:
     return round(duration.total_seconds(), 1)
+
+
+def skew_line(skew: Skew) -> str:
+    """For the log, when the clock has become worth a warning."""
+    direction = "behind" if skew.ahead > timedelta(0) else "ahead of"
+    return (
+        f"this machine's clock is {format_duration(_whole(abs(skew.ahead)))} {direction} the server's; "
+        "renewals go on, but set it right (NTP)"
+    )
+
+
+def _whole(length: timedelta) -> timedelta:
+    return timedelta(seconds=round(length.total_seconds()))
 
 
 def text_time(moment: datetime) -> str:

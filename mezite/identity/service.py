@@ -43,6 +43,7 @@ from mezite.identity.events import (
     Stop,
     TellIssued,
     TellOver,
+    TellSkew,
     TellTrouble,
     Tick,
     Unanswered,
@@ -217,6 +218,11 @@ class IdentityService(Service):
                         error=report.error_line(error), retry_in=_rounded(retry_in),
                     )
                 self._settle(error)
+            case TellSkew(skew, is_off):
+                if is_off:
+                    self._log.warn("{line}", line=report.skew_line(skew))
+                else:
+                    self._log.info("this machine's clock agrees with the server's again")
             case Finish():
                 self._end(action)
 

@@ -8,7 +8,7 @@ from enum import Enum
 
 from mezite.core.request import JoinRequest, RenewRequest, TokenText
 from mezite.errors import MeziteError, Refused
-from mezite.identity.events import Due
+from mezite.identity.events import Due, Moment, Skew
 from mezite.identity.records import Durable
 
 
@@ -66,6 +66,8 @@ class State:
     """What a :class:`Save` under way puts there."""
     request: JoinRequest | RenewRequest | None = None
     """The one under way: a nonce is answered by these very bytes."""
+    asked: Moment | None = None
+    """When that was sent."""
     proofs: int = 0
     is_new: bool = False
     """The identity held was given in this run."""
@@ -80,6 +82,9 @@ class State:
     publish_failures: int = 0
     give_up: Due | None = None
     """When a one-shot run stops asking."""
+    skew: Skew | None = None
+    """As the last answer of this run showed it."""
+    told_of_skew: bool = False
     trouble: MeziteError | None = None
     """Why the last attempt failed; ``None`` after one that did not."""
     refusal: Refused | None = None

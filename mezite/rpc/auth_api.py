@@ -145,7 +145,7 @@ class AuthApi(IdentityServiceServicer):
                     message=plain(str(refused)),
                 )
             )
-        refused.server_time_unix = int(now.timestamp())
+        refused.server_time_unix_ms = messages.to_unix_ms(self._context.clock())
         context.set_trailing_metadata(((REFUSAL_TRAILER, refusal_bytes(refused)),))
         await context.abort(STATUS_OF[refused.reason], f"{refused.reason.code}: {refused}")
         raise AssertionError("abort always raises")

@@ -40,13 +40,22 @@ STATUS_OF: dict[Reason, grpc.StatusCode] = {
 }
 
 
+_LAST_UNIX_MS = 253402300799_000
+"""The last second that a datetime can hold."""
+
+
+def _time(milliseconds: int) -> int:
+    """0 for what is no time: the refusal stands without it."""
+    return milliseconds if 0 <= milliseconds <= _LAST_UNIX_MS else 0
+
+
 def refusal_bytes(refused: Refused) -> bytes:
     return pb.Refusal(
         reason=refused.reason.code,
         reason_class=refused.reason.reason_class.value,
         message=str(refused),
         nonce=refused.nonce,
-        server_time_unix_ms=refused.server_time_unix * 1000,
+        server_time_unix_ms=refused.server_time_unix_ms,
     ).SerializeToString()
 
 
@@ -69,6 +78,6 @@ def error_from_status(
                 reason,
                 plain(refusal.message),
                 nonce=refusal.nonce,
-                server_time_unix=refusal.server_time_unix_ms // 1000,
+                server_time_unix_ms=_time(refusal.server_time_unix_ms),
             )
     return Unreachable(f"the server did not answer ({code.name.lower()}: {plain(details, 200)})")

@@ -43,6 +43,7 @@ from mezite.identity.events import (
     Start,
     TellIssued,
     TellOver,
+    TellSkew,
     TellTrouble,
     Unanswered,
     WasRefused,
@@ -221,7 +222,7 @@ class Rig:
                 answered = self._answer(action)
                 self.answers.append(answered.error if isinstance(answered, WasRefused) else None)
                 yield answered
-            case TellIssued() | TellOver() | TellTrouble() | Finish():
+            case TellIssued() | TellOver() | TellTrouble() | TellSkew() | Finish():
                 pass
 
     def _answer(self, action: Ask) -> Event:

@@ -10,7 +10,7 @@ import pytest
 from mezite.core.model import LockKind
 from mezite.core.request import JoinRequest, RenewRequest
 from mezite.errors import InvalidInput, Reason, ReasonClass, Refused, Unreachable, UntrustedServer
-from mezite.identity import machine
+from mezite.identity import machine, skew
 from mezite.identity.events import (
     Answered,
     Ask,
@@ -18,9 +18,11 @@ from mezite.identity.events import (
     Moment,
     Publish,
     RenewNow,
+    Skew,
     Start,
     Stop,
     TellIssued,
+    TellSkew,
     TellTrouble,
     Tick,
     Unanswered,
@@ -452,6 +454,72 @@ def test_skew_is_measured(auth: Auth) -> None:
     rig = Rig(auth, Options(token=auth.add_token(auth.add_bot())), wall_off=timedelta(minutes=-7))
     rig.feed(Start())
     assert timedelta(minutes=7) == rig.disk.held.skew
+
+
+def skews(rig: Rig) -> list[TellSkew]:
+    return [action for action in rig.actions if isinstance(action, TellSkew)]
+
+
+def test_half_of_the_way_is_taken_into_account(auth: Auth) -> None:
+    """An answer that took long proves little: only a skew beyond doubt is warned of."""
+    asked = Moment(timedelta(seconds=100), auth.now, 0.5)
+    late = Moment(timedelta(seconds=120), auth.now + timedelta(seconds=20), 0.5)
+    found = skew.measure(auth.now + timedelta(seconds=45), asked, late)
+    assert Skew(ahead=timedelta(seconds=35), give_or_take=timedelta(seconds=10)) == found
+    assert not skew.is_worth_a_warning(found)
+    assert skew.is_worth_a_warning(replace(found, give_or_take=timedelta(seconds=5)))
+
+
+@pytest.mark.parametrize("off", [30, -30, 3600, -3600])
+def test_a_clock_that_is_off_is_told_once_and_so_is_its_cure(auth: Auth, off: int) -> None:
+    rig = Rig(auth, Options(token=auth.add_token(auth.add_bot())), wall_off=timedelta(seconds=off))
+    rig.feed(Start())
+    rig.feed(RenewNow())
+    assert [told.is_off for told in skews(rig)] == [True]
+    assert timedelta(seconds=-off) == skews(rig)[0].skew.ahead
+    rig.wall_off = timedelta(seconds=29)
+    rig.feed(RenewNow()).feed(RenewNow())
+    assert [told.is_off for told in skews(rig)] == [True, False]
+
+
+def test_a_refusal_shows_the_skew_too(auth: Auth) -> None:
+    rig = joined_rig(auth)
+    at = int((auth.now + timedelta(minutes=2)).timestamp() * 1000)
+    rig.faults.append(Refused(Reason.LOCKED, "looked odd", server_time_unix_ms=at))
+    rig.feed(RenewNow())
+    assert rig.state.skew == Skew(timedelta(minutes=2), timedelta(0))
+    rig.faults.append(Refused(Reason.LOCKED, "an old server tells no time"))
+    rig.feed(RenewNow())
+    assert rig.state.skew == Skew(timedelta(minutes=2), timedelta(0))
+
+
+@pytest.mark.parametrize("off", [timedelta(hours=1), timedelta(hours=-1)], ids=["ahead", "behind"])
+def test_a_clock_off_by_an_hour_neither_hastens_nor_delays_anything(auth: Auth, off: timedelta) -> None:
+    """Such a machine joins, renews when the server said, and again after a restart from its disk."""
+    rig = Rig(auth, Options(token=auth.add_token(auth.add_bot())), wall_off=off)
+    rig.feed(Start())
+    for generation in (2, 3, 4):
+        assert rig.disk.held.renew_after == rig.state.renew_due.left(rig.moment())
+        rig.advance(rig.disk.held.renew_after - SECOND)
+        rig.feed(Tick())
+        assert rig.generation == generation - 1
+        rig.restart()
+        rig.advance(SECOND)
+        rig.feed(Tick())
+        assert rig.generation == generation
+
+
+@pytest.mark.parametrize("step_by", [timedelta(hours=1), timedelta(hours=-1)], ids=["ahead", "back"])
+def test_a_step_of_the_clock_costs_one_early_renewal_at_most(auth: Auth, step_by: timedelta) -> None:
+    rig = joined_rig(auth)
+    rig.wall_off = step_by
+    rig.feed(Tick()).feed(Tick())
+    asked = len(rig.asked) - 1
+    assert asked == (1 if step_by > timedelta(0) else 0)
+    assert rig.state.renew_due.left(rig.moment()) <= rig.disk.held.renew_after
+    rig.advance(rig.disk.held.renew_after)
+    rig.feed(Tick())
+    assert rig.generation == 2 + asked
 
 
 # --- answers that are not what was asked for -----------------------------------------------

@@ -245,6 +245,7 @@ def test_status_of_an_identity(auth: Auth, begin: Callable[..., Running], tmp_pa
         "seconds_left": 3600.0,
         "last_error": None,
         "clock_skew_seconds": 0.0,
+        "clock_skew_give_or_take_seconds": 0.0,
         "destination": str(tmp_path),
         "published": True,
         "outputs": ["files"],
