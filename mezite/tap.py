@@ -81,6 +81,8 @@ def _install_asyncio_reactor() -> None:
     if not isinstance(reactor, asyncioreactor.AsyncioSelectorReactor):
         raise usage.UsageError("mezite-auth needs the asyncio reactor: start twistd without --reactor")
     asyncio.set_event_loop(reactor._asyncioEventloop)
+    # Twisted's timers follow the wall clock: set back by an hour, it would stop them for an hour.
+    reactor.seconds = time.monotonic
 
 
 def makeService(options: Options) -> IService:

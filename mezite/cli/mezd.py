@@ -154,6 +154,8 @@ def _serve(
     from mezite.identity.states import Options
 
     reactor: Any = installed
+    # Twisted's timers follow the wall clock: set back by an hour, it would stop them for an hour.
+    reactor.seconds = time.monotonic
     begin_logging(sys.stderr)
     if state_file.damaged:
         _warn_of_damage(state_file.damaged)
