@@ -12,9 +12,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.defer import TimeoutError as GivenUp
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import ConnectionRefusedError, DNSLookupError, TimeoutError
+from twisted.internet.error import (
+    ConnectingCancelledError,
+    ConnectionRefusedError,
+    DNSLookupError,
+    TimeoutError,
+)
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
@@ -268,7 +273,8 @@ class ForwardChannel(FlowChannel):
 
 def _why(failure: Failure) -> tuple[str, str]:
     """A stable code and a sentence; no more of the network than the client must know."""
-    if failure.check(TimeoutError, DeferredTimeout) is not None:
+    # Cancelled by our own limit, which is one for all addresses together.
+    if failure.check(TimeoutError, GivenUp, ConnectingCancelledError) is not None:
         return "connect_timeout", "the destination does not answer"
     if failure.check(ConnectionRefusedError) is not None:
         return "connect_refused", "the destination refuses the connection"

@@ -25,7 +25,7 @@ _CHARACTERS = {
 }
 _IUTF8 = 0o40000
 """Linux; Python has no name for it."""
-_INPUT, _OUTPUT, _CONTROL, _LOCAL = 0, 1, 2, 3
+_INPUT, _OUTPUT, _LOCAL = 0, 1, 3
 _FLAGS = {
     30: (_INPUT, termios.IGNPAR), 31: (_INPUT, termios.PARMRK), 32: (_INPUT, termios.INPCK),
     33: (_INPUT, termios.ISTRIP), 34: (_INPUT, termios.INLCR), 35: (_INPUT, termios.IGNCR),
@@ -37,9 +37,8 @@ _FLAGS = {
     60: (_LOCAL, termios.ECHOCTL), 61: (_LOCAL, termios.ECHOKE),
     70: (_OUTPUT, termios.OPOST), 72: (_OUTPUT, termios.ONLCR), 73: (_OUTPUT, termios.OCRNL),
     74: (_OUTPUT, termios.ONOCR), 75: (_OUTPUT, termios.ONLRET),
-    92: (_CONTROL, termios.PARENB), 93: (_CONTROL, termios.PARODD),
 }
-_CHARACTER_SIZE = {90: termios.CS7, 91: termios.CS8}
+"""Without parity and character size: a pseudo-terminal has eight bits and no parity."""
 _SPEEDS = {
     int(name[1:]): getattr(termios, name) for name in dir(termios) if re.fullmatch(r"B[1-9]\d*", name)
 }
@@ -145,8 +144,8 @@ def _set_modes(fd: int, modes: tuple[tuple[int, int], ...]) -> None:
         elif code in _FLAGS:
             where, flag = _FLAGS[code]
             state[where] = state[where] | flag if value else state[where] & ~flag
-        elif code in _CHARACTER_SIZE and value:
-            state[_CONTROL] = state[_CONTROL] & ~termios.CSIZE | _CHARACTER_SIZE[code]
         elif code in (_INPUT_SPEED, _OUTPUT_SPEED) and value in _SPEEDS:
             state[4 if code == _INPUT_SPEED else 5] = _SPEEDS[value]
-    termios.tcsetattr(fd, termios.TCSANOW, state)
+    with contextlib.suppress(termios.error):
+        # As sshd: a terminal with other modes is better than none.
+        termios.tcsetattr(fd, termios.TCSANOW, state)

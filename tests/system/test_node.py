@@ -127,9 +127,9 @@ def test_the_audit_log_tells_each_login_and_what_ran(cluster: Cluster) -> None:
 
 @pytest.mark.config(ssh={**SYSTEM, "end_sessions_at_expiry": True})
 def test_sessions_can_end_with_their_certificate(cluster: Cluster) -> None:
-    machine = joined(cluster, "--certificate-ttl=6s", "--renewal-interval=3s")
+    machine = joined(cluster, "--certificate-ttl=10s", "--renewal-interval=5s")
     session = spawn(machine, "session", f"deploy@{NAME}", "echo ready; sleep 60")
-    wait_for(lambda: "the certificate has expired" in session.text(), "end of the session", 20)
+    wait_for(lambda: "the certificate has expired" in session.text(), "end of the session", 30)
     ended = wait_for(lambda: events(cluster, "session.end"), "session's end in the audit log")
     assert [one["reason"] for one in ended] == ["expired"]
 

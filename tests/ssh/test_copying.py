@@ -1,0 +1,40 @@
+"""Which commands count as file copies."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mezite.ssh.copying import copy_program
+
+
+@pytest.mark.parametrize(
+    ("command", "program"),
+    [
+        (b"scp -t /tmp", "scp"),
+        (b"scp -v -r -p -d -f -- '/a b'", "scp"),
+        (b"/usr/bin/scp -qt x", "scp"),
+        (b"rsync --server -logDtpre.iLsfxCIvu . /x", "rsync"),
+        (b"sudo -u www rsync --server . x", "rsync"),
+        (b"LC_ALL=C env X=1 rsync --server . x", "rsync"),
+        (b"/usr/lib/openssh/sftp-server", "sftp"),
+        (b"internal-sftp -R", "sftp"),
+        (b"scp 'unbalanced -t", None),
+        (b"scp -t 'unbalanced", "scp"),
+        (b"scp a b", None),
+        (b"rsync -a /a /b", None),
+        (b"cat rsync.log --server", None),
+        (b"echo hello", None),
+        (b"", None),
+        (b"\xff\xfe", None),
+    ],
+)
+def test_far_ends_of_copies_are_known(command: bytes, program: str | None) -> None:
+    """Copies that a command makes by itself, on the node, are none through it."""
+    assert copy_program(command) == program
+
+
+@given(st.binary(max_size=200))
+def test_any_command_is_judged(command: bytes) -> None:
+    copy_program(command)
