@@ -78,6 +78,8 @@ class DatabaseFile:
         connection = self.connect(reading=False)
         try:
             self._check_content(connection)
+            # Another program's database is refused before the mode of its file is changed.
+            schema.version(connection)
             self._use_log(connection)
             schema.upgrade(connection, self.path)
         except StorageFailure as error:
