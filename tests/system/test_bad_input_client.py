@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -431,7 +432,7 @@ def test_flags_and_configuration_files_with_unknown_keys(tmp_path: Path) -> None
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n"
-        for old, new in zip("abcdefghijk", "bcdefghijkl", strict=True)
+        for old, new in pairwise("abcdefghijkl")
     )
     for content, part in (
         (b"auth-servr: x\n", "auth-servr: unknown key; did you mean auth-server?"),
