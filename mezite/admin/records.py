@@ -16,6 +16,7 @@ from mezite.auth.admin_bots import BotView
 from mezite.auth.admin_instances import InstanceView
 from mezite.auth.admin_tokens import TokenView
 from mezite.core.duration import format_duration
+from mezite.core.fork import Fork
 from mezite.core.model import Bot, JoinToken, Lock, Node
 
 Object = dict[str, Any]
@@ -100,6 +101,7 @@ def instance_view(view: InstanceView) -> Object:
         "valid_until": _maybe_when(record.not_after),
         "address": record.address or None,
         "host": record.host or None,
+        "boot_id": record.boot_id or None,
         "locks": [lock(one) for one in view.locks],
     }
 
@@ -114,7 +116,13 @@ def lock(record: Lock) -> Object:
         "created_by": record.created_by,
         "created_at": when(record.created_at),
         "expires_at": _maybe_when(record.expires_at),
+        "fork": None if record.fork is None else _fork(record.fork),
     }
+
+
+def _fork(record: Fork) -> Object:
+    likeness = record.likeness
+    return {"looks_like": likeness.code, "looks_like_text": likeness.text, **record.to_document()}
 
 
 def event(stored: StoredEvent) -> Object:

@@ -10,6 +10,7 @@ from mezite.auth.context import Context, Peer, Transaction
 from mezite.auth.proof import make_nonce, nonce_holds
 from mezite.core import locks, rbac
 from mezite.core.audit import AuditEvent, EventType
+from mezite.core.fork import Fork, Holder
 from mezite.core.generation import ForkSuspected
 from mezite.core.lifetime import (
     IntervalTooLong,
@@ -114,20 +115,22 @@ def answer_fork(
             "sign the request again over the nonce",
             nonce=make_nonce(nonce_key, instance.id, key, now),
         )
-    last_seen = f"{instance.renewed_at:%Y-%m-%dT%H:%M:%SZ}"
+    seen = Fork(
+        current=Holder(
+            fork.stored_generation, fork.stored_key, instance.address, instance.host, instance.boot_id,
+            instance.renewed_at,
+        ),
+        other=Holder(fork.presented_generation, key, peer.address, wishes.host, wishes.boot_id, now),
+    )
     tx.add_lock(
         Lock(
             id=context.new_uuid(),
             target=LockTarget(LockKind.INSTANCE, instance.id),
             reason=MISMATCH,
-            message=(
-                f"generation {fork.stored_generation} went to {fork.stored_key} "
-                f"({instance.host or 'unnamed host'}, {instance.address}, {last_seen}); "
-                f"generation {fork.presented_generation} was then presented by {key} "
-                f"({wishes.host or 'unnamed host'}, {peer.address})"
-            ),
+            message=str(seen),
             created_by="system",
             created_at=now,
+            fork=seen,
         )
     )
     tx.add_event(
@@ -140,17 +143,20 @@ def answer_fork(
             client_ip=peer.address,
             success=False,
             reason=Reason.GENERATION_MISMATCH.code,
-            message="two holders of one lineage; the instance is locked",
+            message=f"two holders of one lineage; the instance is locked; {seen.likeness.text}",
             fields={
                 "stored_generation": fork.stored_generation,
                 "stored_key": fork.stored_key,
                 "stored_address": instance.address,
                 "stored_host": instance.host,
-                "stored_at": last_seen,
+                "stored_boot_id": instance.boot_id,
+                "stored_at": f"{instance.renewed_at:%Y-%m-%dT%H:%M:%SZ}",
                 "presented_generation": fork.presented_generation,
                 "presented_key": key,
+                "presented_address": peer.address,
                 "presented_host": wishes.host,
                 "presented_boot_id": wishes.boot_id,
+                "looks_like": seen.likeness.code,
             },
         )
     )

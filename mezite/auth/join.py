@@ -73,6 +73,7 @@ def join(
         renewed_at=now,
         address=peer.address,
         host=request.wishes.host,
+        boot_id=request.wishes.boot_id,
         not_after=now + agreed.granted.ttl,
     )
     tx.add_instance(instance)

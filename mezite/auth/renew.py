@@ -108,6 +108,7 @@ def _renew_once(
                 not_after=now + agreed.granted.ttl,
                 address=peer.address,
                 host=request.wishes.host,
+                boot_id=request.wishes.boot_id,
             )
         )
     else:

@@ -61,6 +61,7 @@ def _write_instance(instance: Any) -> None:
             "Certificate ends": instance["valid_until"],
             "Address": instance["address"],
             "Host (unproven)": instance["host"],
+            "Boot (unproven)": instance["boot_id"],
         }
     )
     for lock in instance["locks"]:

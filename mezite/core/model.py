@@ -21,6 +21,7 @@ from enum import Enum
 from typing import Any
 
 from mezite.core.duration import format_duration, parse_duration
+from mezite.core.fork import Fork
 from mezite.errors import InvalidInput
 
 MAX_CERTIFICATE_TTL = timedelta(hours=24)
@@ -399,6 +400,8 @@ class Instance:
     """IP address the last join or renewal came from."""
     host: str = ""
     """What the machine calls itself: unproven, for the operator's eyes."""
+    boot_id: str = ""
+    """The boot of that machine, by its own word too."""
     not_after: datetime | None = None
     """End of the certificate that lives longest of those given out for this generation."""
     recoverable: bool = False
@@ -451,6 +454,8 @@ class Lock:
     created_by: str
     created_at: datetime
     expires_at: datetime | None = None
+    fork: Fork | None = None
+    """What was seen when it was proven."""
 
     @property
     def is_final(self) -> bool:

@@ -90,6 +90,7 @@ class Step:
     not_after: datetime
     address: str
     host: str
+    boot_id: str = ""
 
 
 class Transaction(Protocol):

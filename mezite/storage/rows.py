@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from mezite.core.audit import AuditEvent, EventType
+from mezite.core.fork import Fork
 from mezite.core.model import Bot, Instance, JoinToken, Lock, LockKind, LockTarget, Role
 from mezite.errors import InvalidInput, StorageFailure
 from mezite.storage.interface import Admission, StoredAuthority, StoredEvent
@@ -189,6 +190,7 @@ def instance_row(instance: Instance) -> Row:
         to_us(instance.renewed_at),
         instance.address,
         instance.host,
+        instance.boot_id,
         optional_to_us(instance.not_after),
         int(instance.recoverable),
         optional_to_us(instance.removed_at),
@@ -208,9 +210,10 @@ def instance(row: Row) -> Instance:
         renewed_at=from_us(row[8]),
         address=row[9],
         host=row[10],
-        not_after=_optional_from_us(row[11]),
-        recoverable=bool(row[12]),
-        removed_at=_optional_from_us(row[13]),
+        boot_id=row[11],
+        not_after=_optional_from_us(row[12]),
+        recoverable=bool(row[13]),
+        removed_at=_optional_from_us(row[14]),
     )
 
 
@@ -230,6 +233,7 @@ def lock_row(lock: Lock) -> Row:
         lock.created_by,
         to_us(lock.created_at),
         optional_to_us(lock.expires_at),
+        "" if lock.fork is None else json.dumps(lock.fork.to_document(), separators=(",", ":")),
     )
 
 
@@ -247,7 +251,16 @@ def lock(row: Row) -> Lock:
         created_by=row[4],
         created_at=from_us(row[5]),
         expires_at=_optional_from_us(row[6]),
+        fork=_fork(row[7]),
     )
+
+
+def _fork(document: str) -> Fork | None:
+    """What cannot be read is left out: the lock holds without it."""
+    try:
+        return Fork.from_document(json.loads(document)) if document else None
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 # --- audit ----------------------------------------------------------------------------------

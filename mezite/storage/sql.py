@@ -91,11 +91,11 @@ order by at_us, lineage_key limit 100"""
 # --- instances ------------------------------------------------------------------------------
 
 _INSTANCE = """id, bot_id, generation, lineage_key, previous_key, request_hash, token_id,
-created_at_us, renewed_at_us, address, host, not_after_us, recoverable, removed_at_us"""
+created_at_us, renewed_at_us, address, host, boot_id, not_after_us, recoverable, removed_at_us"""
 
 ADD_INSTANCE = f"""
 insert into instances ({_INSTANCE})
-values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict do nothing"""
+values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict do nothing"""
 INSTANCE = f"select {_INSTANCE} from instances where id = ?"
 LIST_INSTANCES = f"""select {_INSTANCE} from instances
 where id > ? and removed_at_us is null order by id limit ?"""
@@ -103,7 +103,7 @@ LIST_INSTANCES_OF_BOT = f"""select {_INSTANCE} from instances
 where bot_id = ? and id > ? and removed_at_us is null order by id limit ?"""
 STEP = """
 update instances set generation = ?, lineage_key = ?, previous_key = ?, request_hash = ?,
-renewed_at_us = ?, not_after_us = ?, address = ?, host = ?, recoverable = 0
+renewed_at_us = ?, not_after_us = ?, address = ?, host = ?, boot_id = ?, recoverable = 0
 where id = ? and generation = ? and lineage_key = ? and removed_at_us is null
 and not exists (
     select 1 from locks
@@ -128,9 +128,9 @@ REMOVE_INSTANCE = "update instances set removed_at_us = ? where id = ? and remov
 
 # --- locks ----------------------------------------------------------------------------------
 
-_LOCK = "id, target, reason, message, created_by, created_at_us, expires_at_us"
+_LOCK = "id, target, reason, message, created_by, created_at_us, expires_at_us, fork"
 
-ADD_LOCK = f"insert into locks ({_LOCK}) values (?, ?, ?, ?, ?, ?, ?) on conflict do nothing"
+ADD_LOCK = f"insert into locks ({_LOCK}) values (?, ?, ?, ?, ?, ?, ?, ?) on conflict do nothing"
 LOCK = f"select {_LOCK} from locks where id = ?"
 LIST_LOCKS = f"select {_LOCK} from locks where id > ? order by id limit ?"
 ALL_LOCKS = f"select {_LOCK} from locks order by created_at_us, id"

@@ -259,7 +259,7 @@ class SqlTransaction:
             "instances",
             sql.STEP,
             *(step.to_generation, step.to_key, step.previous_key, step.request_hash, at),
-            *(to_us(step.not_after), step.address, step.host),
+            *(to_us(step.not_after), step.address, step.host, step.boot_id),
             *(step.instance_id, step.from_generation, step.from_key, at, at),
         )
 

@@ -114,6 +114,7 @@ def test_an_instance_is_shown_with_its_keys_and_locks(admin: Admin) -> None:
         "valid_until": "2026-03-24T15:00:00Z",
         "address": "192.0.2.7",
         "host": "ci-7",
+        "boot_id": None,
         "locks": [
             {
                 "id": lock.id,
@@ -124,6 +125,7 @@ def test_an_instance_is_shown_with_its_keys_and_locks(admin: Admin) -> None:
                 "created_by": "uid:0(root)",
                 "created_at": "2026-03-24T14:00:00Z",
                 "expires_at": None,
+                "fork": None,
             }
         ],
     }

@@ -7,15 +7,17 @@ from datetime import timedelta
 
 import pytest
 
+from mezite.auth.context import Peer
 from mezite.certs import keys
 from mezite.certs.ssh import build_certificate, parse_certificate
+from mezite.core.fork import Fork, Holder, Likeness
 from mezite.core.model import LockKind
 from mezite.core.request import Issued
 from mezite.core.template import CertificateTemplate
 from mezite.errors import Reason, Refused
 from mezite.storage.interface import Step
 from tests.auth.test_join import reason
-from tests.harness import ROLE, Auth, Machine, Pending
+from tests.harness import ROLE, START, Auth, Machine, Pending
 
 
 def test_every_renewal_is_the_next_generation_with_new_keys(machine: Machine) -> None:
@@ -69,6 +71,39 @@ def test_a_copied_lineage_is_locked_whoever_renews_first(
     assert reason(_answer(first)) is Reason.GENERATION_MISMATCH
     (event,) = auth.events("generation_mismatch")
     assert event.event.fields["presented_key"] == keys.fingerprint(keys.public_blob(second.lineage))
+
+
+def test_the_lock_tells_what_was_seen_of_both_holders(auth: Auth, machine: Machine) -> None:
+    """Keys, addresses, host names, boots and times, in the lock and in the audit log; the machine,
+    which may be the thief, learns none of it."""
+    machine.wishes = replace(machine.wishes, host="ci-7", boot_id="boot-1")
+    thief = machine.copy()
+    thief.pending = Pending()
+    thief.wishes = replace(machine.wishes, host="laptop", boot_id="boot-2")
+    auth.advance(minutes=5)
+    machine.renew()
+    auth.advance(minutes=3)
+    request, signed = thief.renew_request()
+    asked = auth.renew(request, signed, Peer("198.51.100.9"))
+    refused = auth.renew(*thief.renew_request(asked.nonce), Peer("198.51.100.9"))
+    (lock,) = auth.locks()
+    expected = Fork(
+        current=Holder(2, keys.fingerprint(keys.public_blob(machine.lineage)), "192.0.2.7", "ci-7",
+                       "boot-1", START + timedelta(minutes=5)),
+        other=Holder(1, keys.fingerprint(keys.public_blob(thief.lineage)), "198.51.100.9", "laptop",
+                     "boot-2", START + timedelta(minutes=8)),
+    )
+    assert lock.fork == expected
+    assert lock.message == str(expected)
+    assert lock.fork.likeness is Likeness.OTHER_HOST
+    (event,) = auth.events("generation_mismatch")
+    fields = event.event.fields
+    assert fields["looks_like"] == "other_host"
+    assert fields["stored_boot_id"] == "boot-1"
+    assert fields["presented_boot_id"] == "boot-2"
+    assert fields["presented_address"] == "198.51.100.9"
+    for secret in ("SHA256:", "ci-7", "192.0.2.7", "boot-1"):
+        assert secret not in str(refused)
 
 
 def test_an_old_message_that_arrives_late_locks_nobody(auth: Auth, machine: Machine) -> None:

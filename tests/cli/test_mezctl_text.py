@@ -184,6 +184,7 @@ Renewed:           2026-03-24T14:00:00Z
 Certificate ends:  2026-03-24T15:00:00Z
 Address:           192.0.2.7
 Host (unproven):   ci-7
+Boot (unproven):   -
 """
     terminal.auth.advance(days=8)
     assert terminal.told("instances", "recover", machine.instance_id) == (

@@ -202,7 +202,7 @@ def test_a_step_changes_no_index(connection: sqlite3.Connection) -> None:
         for row in connection.execute(f"pragma index_xinfo('{index}')")
         if row[5]
     }
-    assert indexed == {"id", "bot_id"}
+    assert indexed == {"id", "bot_id", "removed_at_us"}
 
 
 def test_files_of_ours_carry_their_mark(connection: sqlite3.Connection) -> None:
