@@ -78,6 +78,12 @@ class SocketService(Service):
         self._listener = _Listener(self._reactor, self._file.socket, connections)
         self._listener.start()
         self._log.info("operators reach us at {path}", path=str(self._path))
+        if self._group_id is not None and socketfile.shuts_out(self._path.parent, self._group_id):
+            self._log.warn(
+                "{directory}: its mode keeps the group {group} out; set auth.admin_socket to a path in a "
+                "directory of its own, such as /run/mezite/admin.sock",
+                directory=str(self._path.parent), group=self._group,
+            )
 
     def stopService(self) -> Deferred[None]:
         """Connections are cut and the socket's file is gone when it fires."""

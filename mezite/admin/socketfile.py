@@ -77,6 +77,13 @@ def _make_directory(directory: Path, group_id: int | None) -> None:
         _give(directory, group_id, 0o750)
 
 
+def shuts_out(directory: Path, group_id: int) -> bool:
+    """Whether the mode of *directory* keeps the group's members from what is in it."""
+    status = directory.stat()
+    is_theirs = status.st_gid == group_id and status.st_mode & stat.S_IXGRP
+    return not (is_theirs or status.st_mode & stat.S_IXOTH)
+
+
 def _give(path: Path, group_id: int, mode: int) -> None:
     """*path* is the group's; the mode comes second, so that no other group gets it."""
     try:

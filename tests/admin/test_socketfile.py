@@ -173,3 +173,18 @@ def test_a_failure_after_binding_leaves_no_file(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(StateFailure, match="may not give it to the group"):
         socketfile.listen(path, 12345)
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_theirs", "shut"),
+    [(0o700, True, True), (0o710, True, False), (0o750, True, False), (0o750, False, True),
+     (0o701, False, False), (0o755, False, False), (0o740, True, True)],
+)
+def test_a_directory_that_keeps_the_group_out_is_known(
+    tmp_path: Path, mode: int, is_theirs: bool, shut: bool
+) -> None:
+    place = tmp_path / "run"
+    place.mkdir()
+    place.chmod(mode)
+    group = place.stat().st_gid
+    assert shut == socketfile.shuts_out(place, group if is_theirs else group + 1)
