@@ -146,7 +146,6 @@ def _serve(
     asyncioreactor.install(loop)
     from twisted.internet import reactor as installed
 
-    from mezite.identity.control import ControlService
     from mezite.identity.events import Finish
     from mezite.identity.logs import begin_logging
     from mezite.identity.remote import GrpcRemote
@@ -187,6 +186,8 @@ def _serve(
     )
     services: list[Any] = [service]
     if not config.one_shot:
+        from mezite.identity.control import ControlService
+
         socket_path = config.control_socket or state_file.directory / "control.sock"
         services.append(ControlService(reactor, socket_path, service))
     finished: list[Finish] = []

@@ -22,7 +22,6 @@ from mezite.errors import InvalidInput, MeziteError, Unreachable, UntrustedServe
 from mezite.proto.mezite.v1 import identity_pb2 as pb
 from mezite.proto.mezite.v1.identity_pb2_grpc import IdentityServiceStub
 from mezite.rpc import messages
-from mezite.rpc.first_contact import pinned_ca
 from mezite.rpc.status import error_from_status
 
 __all__ = ["DEADLINE", "AuthClient", "Cluster", "ServerTrust", "Sign", "pinned_ca"]
@@ -105,6 +104,13 @@ class Cluster:
     name: str
     uuid: str
     server_time: datetime
+
+
+async def pinned_ca(reactor: Any, host: str, port: int, pin: str, within: timedelta) -> x509.Certificate:
+    """See :func:`mezite.rpc.first_contact.pinned_ca`, whose imports a renewal does without."""
+    from mezite.rpc.first_contact import pinned_ca as look
+
+    return await look(reactor, host, port, pin, within)
 
 
 class AuthClient:
