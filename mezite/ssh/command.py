@@ -51,6 +51,7 @@ class Command(ProcessProtocol):
         self._programs = programs
         self._what = what
         self._process: PipedProcess | TerminalProcess | None = None
+        self._has_ended = False
         self._input_full = False
         self._input_closed = False
         self._kill_timer: Any = None
@@ -58,7 +59,9 @@ class Command(ProcessProtocol):
     def start(self) -> None:
         for directory in (self._what.account.home, "/"):
             try:
-                self._process = self._spawn(directory)
+                spawned = self._spawn(directory)
+                if not self._has_ended:
+                    self._process = spawned
                 return
             except (OSError, ValueError, subprocess.SubprocessError) as error:
                 why: Exception = error
@@ -109,7 +112,7 @@ class Command(ProcessProtocol):
             # Does nothing unless it was so quick that it was reaped before its pipes were read.
             self._process.signal_own(signal.SIGHUP)
         self._process = None
-        self._input_closed = True
+        self._has_ended = self._input_closed = True
         if self._kill_timer is not None:
             self._kill_timer.cancel()
             self._kill_timer = None

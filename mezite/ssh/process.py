@@ -170,14 +170,24 @@ class TerminalProcess(_Leader, process.PTYProcess):
     def reapProcess(self) -> None:
         if not self._has_ended():
             return
+        self._close()
+        self._end_group()
+        super().reapProcess()
+
+    def processEnded(self, status: int) -> None:
+        """Also called without :meth:`reapProcess`, for a program that ended while it was being started."""
+        self._close()
+        if self.group:
+            self._end_group()
+        super().processEnded(status)
+
+    def _close(self) -> None:
         if self.connected:
             self._read_last_output()
             # Closing hangs up whoever still holds the terminal.
             self.stopReading()
             self.stopWriting()
             self.connectionLost(Failure(ConnectionDone()))
-        self._end_group()
-        super().reapProcess()
 
     def _read_last_output(self) -> None:
         if self.is_hung_up:

@@ -1,0 +1,70 @@
+"""Processes with a real reactor's readers left out: how they begin, and end at an awkward moment."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from typing import Any
+
+import pytest
+from twisted.internet import process
+from twisted.internet.testing import MemoryReactorClock
+
+from mezite.ssh.accounts import find_account
+from mezite.ssh.command import Command, Invocation
+from mezite.ssh.programs import SystemPrograms
+from mezite.ssh.terminal import Size, TerminalRequest
+
+ACCOUNT = find_account(pwd.getpwuid(os.geteuid()).pw_name)
+TERMINAL = TerminalRequest(b"xterm", Size(80, 24, 0, 0), ())
+
+
+class Session:
+    """What a command needs of its session."""
+
+    def __init__(self) -> None:
+        self.out = b""
+        self.ended: list[Any] = []
+
+    def write(self, data: bytes) -> None:
+        self.out += data
+
+    def writeExtended(self, kind: int, data: bytes) -> None:
+        self.out += data
+
+    def taken(self, count: int) -> None:
+        pass
+
+    def exit(self, status: int) -> None:
+        self.ended.append(status)
+
+    def exit_signal(self, name: str, *, core_dumped: bool = False) -> None:
+        self.ended.append(name)
+
+
+@pytest.fixture
+def early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every program has ended before Twisted looks for the first time: a busy machine."""
+    look = process.registerReapProcessHandler
+
+    def late(pid: int, handler: Any) -> None:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        look(pid, handler)
+
+    monkeypatch.setattr(process, "registerReapProcessHandler", late)
+
+
+@pytest.mark.usefixtures("early")
+def test_a_terminal_whose_program_ends_at_once_is_not_waited_for() -> None:
+    """Though somebody else holds it; all output is there, and nothing is signalled later."""
+    reactor = MemoryReactorClock()
+    session = Session()
+    programs = SystemPrograms(reactor, None, 5)
+    words = [b"sh", b"-c", b"trap '' HUP; (sleep 2) & echo done; exit 4"]
+    what = Invocation(ACCOUNT, "/bin/sh", words, {b"PATH": b"/usr/bin:/bin"}, TERMINAL)
+    command = Command(session, programs, what)  # type: ignore[arg-type]
+    command.start()
+    assert (session.out, session.ended) == (b"done\r\n", [4])
+    command.hangup()
+    assert reactor.getDelayedCalls() == []
+    assert programs.all_ended().called
