@@ -149,6 +149,7 @@ class AuthServer(MultiService):
         from mezite.rpc.service import AuthRpcService, LeafSource, tls_names
         from mezite.storage.sqlite import SqliteStorage
         from mezite.threads import Doorway
+        from mezite.upkeep import PRUNE_EVERY, Upkeep
 
         config = self._config
         loop = self._reactor._asyncioEventloop
@@ -233,7 +234,9 @@ class AuthServer(MultiService):
         ).setServiceParent(self)
         if config.ssh is not None:
             self._compose_node(config.ssh, context, storage, record)
-        self._every(HEARTBEAT.total_seconds(), self._beat, storage, guard)
+        upkeep = Upkeep(context, storage, doorway, guard, config.audit_keep)
+        self._every(HEARTBEAT.total_seconds(), upkeep.beat)
+        self._every(PRUNE_EVERY.total_seconds(), upkeep.prune)
         self._every(60, leaf.refresh)
 
     def _compose_node(self, ssh: SshConfig, context: Any, storage: Any, record: Any) -> None:
@@ -306,13 +309,6 @@ class AuthServer(MultiService):
         looping = LoopingCall(call, *args)
         looping.clock = self._reactor
         self._loops.append((seconds, looping))
-
-    def _beat(self, storage: Any, guard: Any) -> Deferred[None]:
-        beaten: Deferred[None] = self._doorway.deferred(storage.write(guard.commit))
-        return beaten.addErrback(self._not_beaten)
-
-    def _not_beaten(self, failure: Any) -> None:
-        _log.error("the time could not be committed: {why}", why=failure.getErrorMessage())
 
     def _not_recorded(self, failure: Any, event: AuditEvent) -> None:
         _log.error("audit event {event} could not be written: {why}",

@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "mezite.logs": (),
     "mezite.places": ("mezite.certs",),
     "mezite.threads": (),
+    "mezite.upkeep": ("mezite.auth", "mezite.core", "mezite.storage.interface", "mezite.threads"),
     "mezite.config": ("mezite.core",),
     "mezite.core": (),
     "mezite.certs": ("mezite.core",),
@@ -46,7 +47,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "mezite.cli": ("mezite.config", "mezite.cli", "mezite.admin.client", "mezite.core"),
     "mezite.tap": ("mezite.admin", "mezite.auth", "mezite.certs", "mezite.config", "mezite.core",
                    "mezite.lockfile", "mezite.logs", "mezite.places", "mezite.rpc", "mezite.ssh",
-                   "mezite.storage", "mezite.threads"),
+                   "mezite.storage", "mezite.threads", "mezite.upkeep"),
 }
 
 # Top-level names that a package may never import.

@@ -10,14 +10,16 @@ from pathlib import Path
 
 from mezite.config import paths
 from mezite.config.reading import Section, read_yaml, split_address
+from mezite.core.duration import format_duration
 from mezite.core.model import check_login, check_name
 from mezite.errors import InvalidInput, UsageError
 
 DEFAULT_PORT = 3025
+MIN_AUDIT_KEEP = timedelta(days=7)
 STOP_GRACE = timedelta(seconds=5)
 """How long calls in flight may take when the server is told to stop."""
 
-_TOP = ("cluster_name", "data_dir", "database", "auth", "ssh", "diag", "log", "ca_key_passphrase",
+_TOP = ("cluster_name", "data_dir", "database", "auth", "ssh", "diag", "audit", "log", "ca_key_passphrase",
         "ca_key_passphrase_file")
 _POSTGRES_KEYS = ("driver", "host", "port", "user", "password", "name", "sslmode")
 _AUTH_KEYS = ("listen_addr", "public_addr", "admin_socket", "admin_group", "tls")
@@ -68,6 +70,8 @@ class ServerConfig:
     tls_certificate: Path | None
     tls_key: Path | None
     ssh: SshConfig | None
+    audit_keep: timedelta | None
+    """How long audit events are kept; ``None``: for ever."""
     log_level: str
     log_format: str
     ca_key_passphrase: bytes | None = field(default=None, repr=False)
@@ -104,6 +108,8 @@ class ServerConfig:
         diag.known(("listen_addr",))
         if diag.values.get("listen_addr") is not None:
             raise diag.fault("listen_addr", "the diagnostics listener is not there yet; drop the key")
+        audit = top.section("audit")
+        audit.known(("keep",))
         log = top.section("log")
         log.known(("level", "format"))
         auth = top.section("auth")
@@ -129,6 +135,7 @@ class ServerConfig:
             tls_certificate=Path(certificate) if certificate else None,
             tls_key=Path(key) if key else None,
             ssh=_ssh(top.section("ssh"), host_name),
+            audit_keep=_audit_keep(audit),
             log_level=log.choice("level", ("debug", "info", "warn", "error"), "info"),
             log_format=log.choice("format", ("text", "json"), "text"),
             ca_key_passphrase=_passphrase(top),
@@ -139,6 +146,13 @@ def _reachable(listen_host: str, port: int, host_name: str) -> str:
     """What to print for clients: the host's name where we listen on every address."""
     host = host_name if listen_host in ("0.0.0.0", "::") else listen_host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _audit_keep(audit: Section) -> timedelta | None:
+    keep = audit.duration("keep")
+    if keep is not None and keep < MIN_AUDIT_KEEP:
+        raise audit.fault("keep", f"at least {format_duration(MIN_AUDIT_KEEP)}, to outlive what it tells of")
+    return keep
 
 
 def _named(section: Section, key: str, default: str) -> str:

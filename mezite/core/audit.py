@@ -16,6 +16,7 @@ class EventType(Enum):
     CLUSTER_CREATED = "cluster.created", "M1000"
     CA_CREATED = "ca.created", "M1001"
     CLOCK_ACCEPTED = "clock.accepted", "M1002"
+    RECORDS_PRUNED = "records.pruned", "M1003"
     ROLE_CREATED = "role.created", "M1100"
     ROLE_UPDATED = "role.updated", "M1101"
     ROLE_DELETED = "role.deleted", "M1102"

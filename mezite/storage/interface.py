@@ -227,6 +227,26 @@ class Transaction(Protocol):
         """Newest first, those with an id below *before*."""
         ...
 
+    # Pruning.  A use case that prunes takes few rows at a time: others wait for it.
+    def stale_instances(
+        self, *, removed_before: datetime, renewed_before: datetime, limit: int
+    ) -> tuple[str, ...]:
+        """Ids of some instances that were removed, or renewed last, before these times."""
+        ...
+
+    def prune_instance(
+        self, instance_id: str, *, removed_before: datetime, renewed_before: datetime
+    ) -> bool:
+        """The instance is gone, with its admission and every lock on it, if it is
+        still one of those; else nothing has changed."""
+        ...
+
+    def prune_tokens(self, expired_before: datetime, limit: int) -> int: ...
+    def prune_locks(self, ended_before: datetime, limit: int) -> int: ...
+    def prune_events(self, before: datetime, limit: int) -> int:
+        """Of the oldest *limit* events those before that time are gone, never the newest one."""
+        ...
+
     # Figures for `status`.
     def counts(self) -> Mapping[str, int]:
         """``roles``, ``bots``, ``instances``, ``tokens``, ``locks``, ``events``."""

@@ -165,6 +165,25 @@ COUNTS = """select
 (select count(*) from locks),
 (select coalesce(max(id), 0) from events) - (select coalesce(min(id), 1) from events) + 1"""
 
+# --- pruning --------------------------------------------------------------------------------
+
+STALE_INSTANCES = """
+select id from (
+    select id from instances where removed_at_us < ?
+    union all
+    select id from instances where removed_at_us is null and renewed_at_us < ?
+) stale limit ?"""
+PRUNE_INSTANCE = """
+delete from instances
+where id = ? and (removed_at_us < ? or (removed_at_us is null and renewed_at_us < ?))"""
+PRUNE_ADMISSIONS = "delete from admissions where instance_id = ?"
+PRUNE_LOCKS_ON = "delete from locks where target = ?"
+PRUNE_TOKENS = """delete from tokens where id in
+(select id from tokens where expires_at_us < ? order by expires_at_us limit ?)"""
+PRUNE_LOCKS = "delete from locks where id in (select id from locks where expires_at_us < ? limit ?)"
+PRUNE_EVENTS = """delete from events where at_us < ?
+and id in (select id from events order by id limit ?) and id < (select max(id) from events)"""
+
 # --- the schema's own version ---------------------------------------------------------------
 
 SCHEMA_VERSION = "select coalesce(max(version), 0) from schema_migrations"

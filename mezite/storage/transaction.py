@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from mezite.core.audit import AuditEvent
-from mezite.core.model import Bot, Instance, JoinToken, Lock, LockTarget, Role
+from mezite.core.model import Bot, Instance, JoinToken, Lock, LockKind, LockTarget, Role
 from mezite.errors import Conflict, StorageFailure
 from mezite.storage import rows, sql
 from mezite.storage.interface import MAX_PAGE, Admission, Page, Step, StoredAuthority, StoredEvent
@@ -102,13 +102,16 @@ class SqlTransaction:
 
     def _change(self, topic: str, statement: str, *values: object) -> bool:
         """Whether the statement changed a row; if so, *topic* has changed."""
+        return self._count(topic, statement, *values) > 0
+
+    def _count(self, topic: str, statement: str, *values: object) -> int:
+        """How many rows the statement changed."""
         if self._serials is None:
             raise StorageFailure("this use case changes the database; give it to write, not to read")
-        if self._statements.change(statement, values) < 1:
-            return False
-        if topic:
+        changed = self._statements.change(statement, values)
+        if changed > 0 and topic:
             self.changed.add(topic)
-        return True
+        return max(0, changed)
 
     def _add(self, topic: str, what: str, statement: str, row: Row) -> None:
         if not self._change(topic, statement, *row):
@@ -326,6 +329,32 @@ class SqlTransaction:
         else:
             found = self._all(sql.LIST_EVENTS_OF_TYPE_ON, type_name, resource_name, *end)
         return tuple(map(rows.event, found))
+
+    def stale_instances(
+        self, *, removed_before: datetime, renewed_before: datetime, limit: int
+    ) -> tuple[str, ...]:
+        times = (to_us(removed_before), to_us(renewed_before))
+        return tuple(row[0] for row in self._all(sql.STALE_INSTANCES, *times, _bounded(limit)))
+
+    def prune_instance(
+        self, instance_id: str, *, removed_before: datetime, renewed_before: datetime
+    ) -> bool:
+        times = (to_us(removed_before), to_us(renewed_before))
+        if not self._change("instances", sql.PRUNE_INSTANCE, instance_id, *times):
+            return False
+        self._change("", sql.PRUNE_ADMISSIONS, instance_id)
+        target = LockTarget(LockKind.INSTANCE, instance_id)
+        self._change("locks", sql.PRUNE_LOCKS_ON, rows.target_text(target))
+        return True
+
+    def prune_tokens(self, expired_before: datetime, limit: int) -> int:
+        return self._count("", sql.PRUNE_TOKENS, to_us(expired_before), _bounded(limit))
+
+    def prune_locks(self, ended_before: datetime, limit: int) -> int:
+        return self._count("locks", sql.PRUNE_LOCKS, to_us(ended_before), _bounded(limit))
+
+    def prune_events(self, before: datetime, limit: int) -> int:
+        return self._count("", sql.PRUNE_EVENTS, to_us(before), _bounded(limit))
 
     def counts(self) -> Mapping[str, int]:
         names = ("roles", "bots", "instances", "tokens", "locks", "events")

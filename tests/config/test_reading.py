@@ -137,3 +137,10 @@ def test_a_duration_in_a_section_is_told_with_its_key() -> None:
     assert section.duration("keep") == timedelta(days=90)
     with pytest.raises(UsageError, match=r"m\.yaml: audit\.bad: 3 is not a duration"):
         section.duration("bad")
+
+
+def test_the_audit_log_is_kept_for_ever_unless_said_otherwise() -> None:
+    assert load("{}").audit_keep is None
+    assert load("audit: {keep: 400d}").audit_keep == timedelta(days=400)
+    with pytest.raises(UsageError, match=r"^m.yaml: audit.keep: at least 7d"):
+        load("audit: {keep: 6d}")

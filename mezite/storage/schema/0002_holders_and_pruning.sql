@@ -8,3 +8,4 @@ alter table locks add column fork text not null default '';
 create index instances_removed on instances (removed_at_us) where removed_at_us is not null;
 create index tokens_by_expiry on tokens (expires_at_us);
 create index admissions_by_instance on admissions (instance_id);
+create index locks_by_end on locks (expires_at_us) where expires_at_us is not null;

@@ -1,0 +1,74 @@
+"""What the server does by itself, beside serving: the time is committed, the past is pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from mezite.auth import pruning
+from mezite.auth.context import Context, Transaction
+from mezite.auth.timekeeping import ClockGuard
+from mezite.storage.interface import Storage
+from mezite.threads import Doorway
+
+PRUNE_EVERY = timedelta(hours=1)
+_BATCHES = 500
+"""In one go; the rest waits for the next one."""
+
+T = TypeVar("T")
+
+
+class Upkeep:
+    """Its methods are called now and then by the composition root; none of them fails."""
+
+    _log = Logger()
+
+    def __init__(
+        self, context: Context, storage: Storage, doorway: Doorway, guard: ClockGuard,
+        keep_events: timedelta | None,
+    ) -> None:
+        self._context = context
+        self._storage = storage
+        self._doorway = doorway
+        self._guard = guard
+        self._keep_events = keep_events
+
+    def beat(self) -> Deferred[None]:
+        """The time is committed."""
+        beaten: Deferred[None] = self._doorway.deferred(self._storage.write(self._guard.commit))
+        return beaten.addErrback(self._failed, "the time could not be committed")
+
+    def prune(self) -> Deferred[None]:
+        """What is over for good is gone.  Not while the clock is at fault: by a
+        clock that is a year ahead, everything is over."""
+        pruned: Deferred[None] = Deferred.fromCoroutine(self._prune())
+        return pruned.addErrback(self._failed, "old records could not be pruned")
+
+    async def _prune(self) -> None:
+        for _ in range(_BATCHES):
+            if self._guard.fault() is not None:
+                return
+            if not (await self._prune_batch()).may_have_left_some:
+                return
+
+    async def _prune_batch(self) -> pruning.Pruned:
+        context = self._context
+        stale = await self._run(
+            self._storage.read, lambda tx: pruning.find_stale_instances(context, tx)
+        )
+        return await self._run(
+            self._storage.write, lambda tx: pruning.prune(context, tx, stale, self._keep_events)
+        )
+
+    async def _run(
+        self, submit: Callable[[Callable[[Transaction], T]], Any], use_case: Callable[[Transaction], T]
+    ) -> T:
+        found: T = await self._doorway.deferred(submit(use_case))
+        return found
+
+    def _failed(self, failure: Any, what: str) -> None:
+        self._log.error("{what}: {why}", what=what, why=failure.getErrorMessage())
