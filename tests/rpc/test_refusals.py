@@ -39,11 +39,11 @@ def test_what_one_exchange_asks_and_answers_leaves_no_row() -> None:
 
 @pytest.mark.parametrize("reason", list(Reason))
 def test_a_refusal_arrives_as_it_was_sent(reason: Reason) -> None:
-    sent = Refused(reason, f"because of {reason.code}", nonce=b"n" * 40, server_time_unix=1_800_000_000)
+    sent = Refused(reason, f"because of {reason.code}", nonce=b"n" * 40, server_time_unix_ms=1_800_000_123)
     got = error_from_status(STATUS_OF[reason], "details", [(REFUSAL_TRAILER, refusal_bytes(sent))])
     assert isinstance(got, Refused)
-    assert (got.reason, str(got), got.nonce, got.server_time_unix) == (
-        reason, str(sent), sent.nonce, sent.server_time_unix
+    assert (got.reason, str(got), got.nonce, got.server_time_unix_ms) == (
+        reason, str(sent), sent.nonce, sent.server_time_unix_ms
     )
 
 
