@@ -119,9 +119,8 @@ def _view(token: JoinToken, bot_name: str, now: datetime) -> TokenView:
 def remove_token(context: Context, tx: Transaction, operator: Operator, token_id: str) -> JoinToken:
     """The token admits nobody any more.  Machines that joined by it go on, except
     one that has never got the answer to its join: it needs a new token."""
-    parts = token_id.split("-")
-    if len(parts) == 5:  # the whole token, secret and all: its id is enough for us
-        token_id = "-".join(parts[:3])
+    # More than the id, secret and all, is neither needed here nor to be shown.
+    token_id = "-".join(token_id.split("-")[:3])
     token = tx.token(token_id)
     if token is None:
         raise NotFound(f"there is no token {token_id!r}; mezctl tokens ls shows them all")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 from mezite.errors import (
@@ -34,6 +35,8 @@ _CODES: tuple[tuple[type[MeziteError], int], ...] = (
     (Refused, REFUSED),
 )
 
+_TOKEN = re.compile(r"(tok-bot-[0-9a-f]{12})-[0-9a-f-]+")
+
 _REASONS = {
     Reason.UNAVAILABLE: FAILED,
     Reason.SERVER_CLOCK: FAILED,
@@ -51,8 +54,12 @@ def exit_code(error: MeziteError) -> int:
 
 
 def line(program: str, error: MeziteError) -> str:
-    """``mezctl: what is wrong; the way out (code)``, on one line, safe for a terminal."""
-    message = " ".join(str(error).split())
+    """``mezctl: what is wrong; the way out (code)``, on one line, safe for a terminal.
+
+    Of a join token only the id is shown: an argument in the wrong place is
+    repeated by whoever complains of it, and a job's log keeps that.
+    """
+    message = _TOKEN.sub(r"\1-…", " ".join(str(error).split()))
     code = "" if error.code in message.split() else f" ({error.code})"
     return f"{program}: {safe(message)}{code}"
 

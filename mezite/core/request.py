@@ -109,7 +109,8 @@ class RenewRequest:
 class Signed:
     """How a request came: the bytes that were signed, by what, over which nonce."""
 
-    body: bytes
+    body: bytes = field(repr=False)
+    """A join's holds the token's secret."""
     signature: bytes
     nonce: bytes = b""
 

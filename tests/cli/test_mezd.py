@@ -120,3 +120,11 @@ def test_help_and_version_come_without_the_heavy_imports() -> None:
     assert "--join-token-file" in done.stdout
     loaded = {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
     assert not loaded & {"twisted", "grpc", "cryptography", "yaml", "asyncio"}
+
+
+def test_a_token_in_the_wrong_place_is_not_shown(destination: Path, tmp_path: Path) -> None:
+    """A job's log keeps what is printed; the token may still be good."""
+    done = run(TOKEN, "--destination", destination, home=tmp_path)
+    assert done.returncode == 2
+    assert TOKEN.split("-")[3] not in done.stderr
+    assert "tok-bot-a1b2c3d4e5f6-…" in done.stderr
