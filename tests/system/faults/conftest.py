@@ -9,38 +9,38 @@ import pytest
 
 from tests.system.faults import shim
 from tests.system.faults.proxy import Plan, Proxy
-from tests.system.faults.rig import Site
+from tests.system.faults.rig import Launchers, Site
 
 
 @pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def launchers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launchers]:
     if shim.COMPILER is None:
         pytest.skip("needs a C compiler (Debian: gcc libc6-dev): crashes and clocks are NOT tested")
-    return shim.build(tmp_path_factory.mktemp("shim"))
+    made = Launchers(shim.build(tmp_path_factory.mktemp("shim")))
+    yield made
+    made.close()
+
+
+def started(root: Path, launchers: Launchers) -> Iterator[Site]:
+    made = Site(root, launchers=launchers)
+    try:
+        made.start()
+        made.add_role()
+        yield made
+    finally:
+        made.close()
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory, launchers: Launchers) -> Iterator[Site]:
     """One for all tests of a module: each takes machines of its own names."""
-    made = Site(tmp_path_factory.mktemp("s"), library=library)
-    try:
-        made.start()
-        made.add_role()
-        yield made
-    finally:
-        made.close()
+    yield from started(tmp_path_factory.mktemp("s"), launchers)
 
 
 @pytest.fixture
-def own_site(tmp_path: Path, library: Path) -> Iterator[Site]:
+def own_site(tmp_path: Path, launchers: Launchers) -> Iterator[Site]:
     """One for a test that does harm to the server."""
-    made = Site(tmp_path, library=library)
-    try:
-        made.start()
-        made.add_role()
-        yield made
-    finally:
-        made.close()
+    yield from started(tmp_path, launchers)
 
 
 @pytest.fixture

@@ -44,18 +44,28 @@ ROLE = {
 }
 
 
-@dataclass
-class Site(Cluster):
-    """A :class:`Cluster` started by launchers; *library* is the shim, or ``None``."""
+class Launchers:
+    """What any number of sites start their processes with; *library* is the shim, or ``None``."""
 
-    library: Path | None = None
+    def __init__(self, library: Path | None) -> None:
+        self.servers = Launcher(library, "twistd")
+        self.daemons = Launcher(library, "mezd")
+
+    def close(self) -> None:
+        self.daemons.close()
+        self.servers.close()
+
+
+@dataclass(kw_only=True)
+class Site(Cluster):
+    """A :class:`Cluster` whose processes begin as forks."""
+
+    launchers: Launchers
     machines: dict[str, Machine] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.faults = Faults(self.root / "server.faults")
-        self.servers = Launcher(self.library, "twistd")
-        self.daemons = Launcher(self.library, "mezd")
         self._admin: Client | None = None
         self._calling = threading.RLock()
 
@@ -64,7 +74,7 @@ class Site(Cluster):
     def start(self, *, wait: bool = True) -> Launched:  # type: ignore[override]
         words = ["-n", "--pidfile=", "mezite-auth", "--config", self.config]
         env = {**self.env, VARIABLE: str(self.faults.path)}
-        self.server = self.servers.start(words, env, self.root / "server.log")  # type: ignore[assignment]
+        self.server = self.launchers.servers.start(words, env, self.root / "server.log")  # type: ignore[assignment]
         if wait:
             wait_for(self.is_serving, "server")
         return self.server  # type: ignore[return-value]
@@ -97,12 +107,14 @@ class Site(Cluster):
 
     def close(self) -> None:
         self.hang_up()
-        self.daemons.close()
-        self.servers.close()
+        for machine in self.machines.values():
+            if machine.daemon is not None:
+                machine.daemon.kill()
+            machine.faults.close()
+        if self.server is not None:
+            self.server.kill()
         super().close()
         self.faults.close()
-        for machine in self.machines.values():
-            machine.faults.close()
 
     # --- operators ----------------------------------------------------------------------------
 
@@ -174,7 +186,7 @@ class Machine:
             "identity", "start", f"--auth-server=127.0.0.1:{port or self.site.port}",
             f"--destination={self.destination}", *words,
         ]
-        self.daemon = self.site.daemons.start(argv, env, self.home / "mezd.log")
+        self.daemon = self.site.launchers.daemons.start(argv, env, self.home / "mezd.log")
         return self.daemon
 
     def once(self, *words: str, port: int | None = None) -> int:
