@@ -12,7 +12,9 @@ from typing import Any
 
 from mezite.config import paths
 from mezite.core.duration import format_duration, parse_duration
-from mezite.core.request import TokenText
+from mezite.core.lifetime import MIN_INTERVAL
+from mezite.core.model import MIN_CERTIFICATE_TTL
+from mezite.core.request import MAX_WISH, TokenText
 from mezite.errors import InvalidInput, UsageError
 
 DEFAULT_PORT = 3025
@@ -174,7 +176,8 @@ def _from_file(path: Path) -> dict[str, _Setting]:
 
 
 def _config(settings: Mapping[str, _Setting], environ: Mapping[str, str], uid: int) -> DaemonConfig:
-    interval, ttl = _duration(settings, "renewal-interval"), _duration(settings, "certificate-ttl")
+    interval = _duration(settings, "renewal-interval", MIN_INTERVAL)
+    ttl = _duration(settings, "certificate-ttl", MIN_CERTIFICATE_TTL)
     if interval is not None and ttl is not None and interval >= ttl:
         raise settings["renewal-interval"].fault(
             f"the renewal interval {format_duration(interval)} is not shorter than the certificate's "
@@ -203,14 +206,21 @@ def _config(settings: Mapping[str, _Setting], environ: Mapping[str, str], uid: i
     )
 
 
-def _duration(settings: Mapping[str, _Setting], key: str) -> timedelta | None:
+def _duration(settings: Mapping[str, _Setting], key: str, least: timedelta) -> timedelta | None:
+    """Within what a request can say: a server does not even understand more."""
     setting = settings.get(key)
     if setting is None:
         return None
     try:
-        return parse_duration(setting.value)
+        duration = parse_duration(setting.value)
     except InvalidInput as error:
         raise setting.fault(str(error)) from None
+    if not least <= duration <= MAX_WISH:
+        raise setting.fault(
+            f"{format_duration(duration)} is out of bounds; at least {format_duration(least)}, "
+            f"at most {format_duration(MAX_WISH)}"
+        )
+    return duration
 
 
 def _address(setting: _Setting | None) -> tuple[str, int] | None:

@@ -16,6 +16,8 @@ JOIN = "Join"
 RENEW = "Renew"
 
 MAX_SSH_KEYS = 16
+MAX_WISH = timedelta(days=366)
+"""The longest TTL or interval that a machine may ask for; it gets less."""
 MAX_BLOB = 8192
 """Bytes; an RSA-16384 key has about 2100, one of our certificates about 1000."""
 

@@ -13,6 +13,7 @@ from mezite.core.model import Node
 from mezite.core.request import (
     MAX_BLOB,
     MAX_SSH_KEYS,
+    MAX_WISH,
     Issued,
     JoinRequest,
     RenewRequest,
@@ -46,7 +47,7 @@ def _blob(value: bytes, path: str) -> bytes:
 
 
 def _seconds(value: int, path: str) -> timedelta | None:
-    if value > 366 * 86400:
+    if value > MAX_WISH // timedelta(seconds=1):
         raise InvalidInput(f"{value} seconds is more than a year", path)
     return timedelta(seconds=value) if value else None
 

@@ -128,3 +128,20 @@ def test_a_token_in_the_wrong_place_is_not_shown(destination: Path, tmp_path: Pa
     assert done.returncode == 2
     assert TOKEN.split("-")[3] not in done.stderr
     assert "tok-bot-a1b2c3d4e5f6-…" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("--renewal-interval=999999d", "at most 366d"),
+        ("--certificate-ttl=999999d", "at most 366d"),
+        ("--certificate-ttl=1s", "at least 2s"),
+    ],
+)
+def test_durations_that_no_server_grants(destination: Path, tmp_path: Path, flag: str, told: str) -> None:
+    """Told at once: a daemon that asks for them would be refused, or not understood, for ever."""
+    done = run(
+        "--auth-server=127.0.0.1:1", f"--token={TOKEN}", "--destination", destination, "--one-shot", flag,
+        home=tmp_path,
+    )
+    ends(done, 2, flag.partition("=")[0], told)
