@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import sys
 import time
+import traceback
 from concurrent.futures import ProcessPoolExecutor
 
 from benchmarks import output
@@ -27,11 +28,18 @@ def main() -> int:
     if not given.json:
         print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     found: dict[str, list[Table]] = {}
+    failed: list[str] = []
     for topic in given.only or TOPICS:
         started = time.monotonic()
         spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=spawn) as process:
-            found[topic] = process.submit(measure, topic, given.quick).result()
+        try:
+            with ProcessPoolExecutor(1, mp_context=spawn) as process:
+                found[topic] = process.submit(measure, topic, given.quick).result()
+        except Exception:
+            # What the others showed is not lost.
+            traceback.print_exc()
+            failed.append(topic)
+            continue
         if not given.json:
             for table in found[topic]:
                 output.write_table(table)
@@ -46,10 +54,13 @@ def main() -> int:
             ]
             for topic, tables in found.items()
         }
-        print(json.dumps({"machine": machine, "quick": given.quick, "topics": document}, indent=1))
+        about = {"machine": machine, "quick": given.quick, "failed": failed}
+        print(json.dumps({**about, "topics": document}, indent=1))
     else:
         output.write_missed(table for tables in found.values() for table in tables)
-    return 0
+    if failed:
+        print(f"bin/bench: could not be measured: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

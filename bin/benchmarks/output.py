@@ -59,7 +59,7 @@ def write_missed(tables: Iterable[Table]) -> None:
     missed = [row for table in tables for row in table.rows if row.verdict in ("over", "under")]
     print(f"\n{'Every limit holds.' if not missed else 'Limits that do not hold:'}")
     for row in missed:
-        print(f"  {row.what}: {median(row.ratios or row.figures):.3g}, {row.verdict} {row.limit}")
+        print(f"  {row.what}: {_number(median(row.ratios or row.figures))}, {row.verdict} {row.limit}")
 
 
 def machine() -> dict[str, Any]:

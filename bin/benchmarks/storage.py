@@ -27,6 +27,7 @@ from mezite.core.model import Bot, Identity, Instance, Role
 from mezite.core.request import Issued, RenewRequest, SshKey, Wishes
 from mezite.storage.interface import Step, Transaction
 from mezite.storage.rows import instance_row
+from mezite.storage.sql import ADD_INSTANCE
 from mezite.storage.sqlite import SqliteStorage
 
 CONCURRENT = 64
@@ -99,8 +100,9 @@ class Database:
         generation = self._generations[index]
         key, now = _key(index, generation), datetime.now(UTC)
         step = Step(
-            self._ids[index], generation, key, generation + 1, _key(index, generation + 1), key, bytes(32),
-            now, now + _HOUR, "192.0.2.7", "bench",
+            instance_id=self._ids[index], from_generation=generation, from_key=key,
+            to_generation=generation + 1, to_key=_key(index, generation + 1), previous_key=key,
+            request_hash=bytes(32), at=now, not_after=now + _HOUR, address="192.0.2.7", host="bench",
         )
         return lambda tx: tx.step(step)
 
@@ -113,7 +115,7 @@ class Database:
             ca_fingerprint="", subject_fingerprint="", bot="bench", instance=self._ids[index],
             generation=generation, lineage_key=lineage_key, roles=("deployer",),
         )
-        proof = RenewProof(identity, lineage_key, _key(index, generation + 1), bytes(32))
+        proof = RenewProof(identity, lineage_key, _key(index, generation + 1), bytes(32), is_current=True)
         wishes = Wishes(None, None, _NOW, host="bench")
         request = RenewRequest(self._ids[index], generation, b"", b"", b"", (self._ssh_key,), wishes)
         peer = Peer("192.0.2.7")
@@ -178,11 +180,7 @@ def _key(index: int, generation: int) -> str:
 def _fill(path: Path, instances: Any) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("pragma synchronous = off")
-        rows = (instance_row(instance) for instance in instances)
-        first = next(rows)
-        marks = ",".join("?" * len(first))
-        connection.execute(f"insert into instances values ({marks})", first)
-        connection.executemany(f"insert into instances values ({marks})", rows)
+        connection.executemany(ADD_INSTANCE, map(instance_row, instances))
     connection.execute("pragma wal_checkpoint(truncate)")
     connection.close()
 
