@@ -23,11 +23,12 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 import mezite
-from mezite import logs
+from mezite import logs, supervision
 from mezite.config.server import STOP_GRACE, ServerConfig, SshConfig
 from mezite.core.audit import AuditEvent
 from mezite.core.model import Node
 from mezite.errors import MeziteError
+from mezite.supervision import ServiceManager
 
 _log = Logger()
 T = TypeVar("T")
@@ -109,6 +110,7 @@ class AuthServer(MultiService):
         self._reactor = reactor
         # twistd closes it before our services start, when it daemonizes.
         self._stderr: TextIO | None = os.fdopen(os.dup(2), "w")
+        self._manager = ServiceManager()
         self._loops: list[tuple[float, LoopingCall]] = []
         self._closers: list[Callable[[], object]] = []
 
@@ -224,6 +226,7 @@ class AuthServer(MultiService):
             api=AuthApi(context, run_rpc, record, guard.fault, refusals),
             leaf=LeafSource(leaf.current),
             grace=STOP_GRACE,
+            serving=self._serving,
         )
         rpc.setServiceParent(self)
         methods = auth_methods(
@@ -234,7 +237,14 @@ class AuthServer(MultiService):
         ).setServiceParent(self)
         if config.ssh is not None:
             self._compose_node(config.ssh, context, storage, record)
-        upkeep = Upkeep(context, storage, doorway, guard, config.audit_keep)
+        upkeep = Upkeep(
+            context, storage, doorway, guard, config.audit_keep,
+            reactor=self._reactor, is_serving=lambda: rpc.is_serving,
+        )
+        if config.diag is not None:
+            from mezite.diagnostics import DiagnosticsService
+
+            DiagnosticsService(self._reactor, *config.diag, upkeep.not_ready_reason).setServiceParent(self)
         self._every(HEARTBEAT.total_seconds(), upkeep.beat)
         self._every(PRUNE_EVERY.total_seconds(), upkeep.prune)
         self._every(60, leaf.refresh)
@@ -314,7 +324,14 @@ class AuthServer(MultiService):
         _log.error("audit event {event} could not be written: {why}",
                    event=event.type.event_name, why=failure.getErrorMessage())
 
+    def _serving(self) -> None:
+        """Everything listens: whatever systemd orders after this unit may start."""
+        self._manager.tell(supervision.READY, supervision.status("serving machines"))
+
     def startService(self) -> None:
+        self._manager = manager = ServiceManager.from_environment(os.environ, os.getpid())
+        if manager.watchdog is not None:
+            self._every(manager.watchdog.total_seconds() / 3, manager.tell, supervision.ALIVE)
         self._doorway.open(self._reactor, self._reactor._asyncioEventloop)
         self._reactor.callWhenRunning(signal.signal, signal.SIGTERM, self._terminated)
         super().startService()
@@ -336,6 +353,7 @@ class AuthServer(MultiService):
         _log.failure("a periodic task has ended", failure)
 
     def stopService(self) -> Deferred[None]:
+        self._manager.tell(supervision.STOPPING)
         for _, looping in self._loops:
             if looping.running:
                 looping.stop()

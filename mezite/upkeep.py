@@ -1,4 +1,5 @@
-"""What the server does by itself, beside serving: the time is committed, the past is pruned."""
+"""What the server does by itself, beside serving: the time is committed, the past
+is pruned, and whether it is ready is found out."""
 
 from __future__ import annotations
 
@@ -6,16 +7,18 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.logger import Logger
 
 from mezite.auth import pruning
 from mezite.auth.context import Context, Transaction
 from mezite.auth.timekeeping import ClockGuard
+from mezite.errors import MeziteError
 from mezite.storage.interface import Storage
 from mezite.threads import Doorway
 
 PRUNE_EVERY = timedelta(hours=1)
+_WRITABLE_WITHIN = timedelta(seconds=2)
 _BATCHES = 500
 """In one go; the rest waits for the next one."""
 
@@ -29,18 +32,40 @@ class Upkeep:
 
     def __init__(
         self, context: Context, storage: Storage, doorway: Doorway, guard: ClockGuard,
-        keep_events: timedelta | None,
+        keep_events: timedelta | None, *, reactor: Any, is_serving: Callable[[], bool],
     ) -> None:
         self._context = context
         self._storage = storage
         self._doorway = doorway
         self._guard = guard
         self._keep_events = keep_events
+        self._reactor = reactor
+        self._is_serving = is_serving
 
     def beat(self) -> Deferred[None]:
         """The time is committed."""
         beaten: Deferred[None] = self._doorway.deferred(self._storage.write(self._guard.commit))
         return beaten.addErrback(self._failed, "the time could not be committed")
+
+    async def _not_ready(self) -> str | None:
+        if not self._is_serving():
+            return "machines are not served"
+        fault = self._guard.fault()
+        if fault is not None:
+            return f"{fault}; joins and renewals are refused (mezctl status --accept-clock)"
+        written = self._doorway.deferred(self._storage.write(self._guard.commit))
+        try:
+            await written.addTimeout(_WRITABLE_WITHIN.total_seconds(), self._reactor)
+        except TimeoutError:
+            return f"the database takes longer than {_WRITABLE_WITHIN.total_seconds():.0f} s to write"
+        except MeziteError as error:
+            return f"the database cannot be written: {error}"
+        return None
+
+    def not_ready_reason(self) -> Deferred[str | None]:
+        """Why machines cannot join and renew now, or ``None``: the server listens, its
+        clock is good, and its database has just been written to."""
+        return Deferred.fromCoroutine(self._not_ready())
 
     def prune(self) -> Deferred[None]:
         """What is over for good is gone.  Not while the clock is at fault: by a

@@ -22,7 +22,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "mezite.errors": (),
     "mezite.lockfile": (),
     "mezite.logs": (),
+    "mezite.diagnostics": (),
     "mezite.places": ("mezite.certs",),
+    "mezite.supervision": (),
     "mezite.threads": (),
     "mezite.upkeep": ("mezite.auth", "mezite.core", "mezite.storage.interface", "mezite.threads"),
     "mezite.config": ("mezite.core",),
@@ -41,13 +43,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "mezite.admin.client": (),
     "mezite.admin": ("mezite.auth", "mezite.certs", "mezite.core", "mezite.threads"),
     "mezite.identity": ("mezite.core", "mezite.certs", "mezite.rpc.client", "mezite.admin.protocol",
-                        "mezite.lockfile"),
+                        "mezite.lockfile", "mezite.supervision"),
     "mezite.cli.mezd": ("mezite.config", "mezite.cli", "mezite.identity", "mezite.rpc.client", "mezite.core",
-                        "mezite.logs"),
+                        "mezite.diagnostics", "mezite.logs", "mezite.supervision"),
     "mezite.cli": ("mezite.config", "mezite.cli", "mezite.admin.client", "mezite.core"),
     "mezite.tap": ("mezite.admin", "mezite.auth", "mezite.certs", "mezite.config", "mezite.core",
-                   "mezite.lockfile", "mezite.logs", "mezite.places", "mezite.rpc", "mezite.ssh",
-                   "mezite.storage", "mezite.threads", "mezite.upkeep"),
+                   "mezite.diagnostics", "mezite.lockfile", "mezite.logs", "mezite.places", "mezite.rpc",
+                   "mezite.ssh", "mezite.storage", "mezite.supervision", "mezite.threads", "mezite.upkeep"),
 }
 
 # Top-level names that a package may never import.

@@ -59,7 +59,8 @@ def identity() -> None:
 @click.option("--ca-file", metavar="FILE",
               help="PEM file with the server's CA, in place of a pin; `system` for publicly trusted ones.")
 @click.option("--control-socket", metavar="PATH", help="Unix socket for `mezctl --socket PATH identity …`.")
-@click.option("--diag-addr", metavar="HOST:PORT", hidden=True)
+@click.option("--diag-addr", metavar="HOST:PORT",
+              help="Where to serve /healthz and /readyz over HTTP, such as 127.0.0.1:3082; default: nowhere.")
 def start(**flags: Any) -> None:
     """Join with a one-time token, write the identity, and renew it until stopped.
 
@@ -155,6 +156,7 @@ def _serve(
     from mezite.identity.remote import GrpcRemote
     from mezite.identity.service import Clocks, IdentityService
     from mezite.identity.states import Options
+    from mezite.supervision import ServiceManager
 
     reactor: Any = installed
     # Twisted's timers follow the wall clock: set back by an hour, it would stop them for an hour.
@@ -187,9 +189,14 @@ def _serve(
         where=str(config.destination),
         remote=remote,
         published=lambda: _note_last(config.destination),
+        manager=None if config.one_shot else ServiceManager.from_environment(os.environ, os.getpid()),
     )
     services: list[Any] = [service]
     if not config.one_shot:
+        if config.diag is not None:
+            from mezite.diagnostics import DiagnosticsService
+
+            services.append(DiagnosticsService(reactor, *config.diag, service.not_ready_reason))
         from mezite.identity.control import ControlService
 
         socket_path = config.control_socket or state_file.directory / "control.sock"

@@ -101,6 +101,8 @@ class DaemonConfig:
     ca_system: bool = False
     control_socket: Path | None = None
     """``None``: ``.mezite/control.sock`` in the destination."""
+    diag: tuple[str, int] | None = None
+    """Host and port for diagnostics; ``None``: nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +185,6 @@ def _config(settings: Mapping[str, _Setting], environ: Mapping[str, str], uid: i
             f"the renewal interval {format_duration(interval)} is not shorter than the certificate's "
             f"TTL {format_duration(ttl)}; choose a shorter one"
         )
-    if "diag-addr" in settings:
-        raise settings["diag-addr"].fault("this version has no diagnostics listener yet; leave it out")
     ca_file = settings.get("ca-file")
     ca_system = ca_file is not None and ca_file.value == SYSTEM_CAS
     destination = settings.get("destination")
@@ -203,6 +203,7 @@ def _config(settings: Mapping[str, _Setting], environ: Mapping[str, str], uid: i
         control_socket=Path(settings["control-socket"].text()).absolute()
         if "control-socket" in settings
         else None,
+        diag=_diag(settings.get("diag-addr")),
     )
 
 
@@ -233,6 +234,20 @@ def _address(setting: _Setting | None) -> tuple[str, int] | None:
     if port == 0:
         raise setting.fault("no server listens on port 0; write host:port")
     return host, port
+
+
+def _diag(setting: _Setting | None) -> tuple[str, int] | None:
+    """Host and port, both named: there is no usual port for it; 0 takes any."""
+    if setting is None:
+        return None
+    text = setting.text()
+    match = _V6_AND_PORT.fullmatch(text) or _NAME_AND_PORT.fullmatch(text)
+    if match is None or match[2] is None:
+        raise setting.fault(f"{text!r} is not host:port; write one such as 127.0.0.1:3082")
+    try:
+        return split_address(text)
+    except InvalidInput as error:
+        raise setting.fault(str(error)) from None
 
 
 def split_address(text: str) -> tuple[str, int]:

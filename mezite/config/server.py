@@ -70,6 +70,8 @@ class ServerConfig:
     tls_certificate: Path | None
     tls_key: Path | None
     ssh: SshConfig | None
+    diag: tuple[str, int] | None
+    """Host and port of the diagnostics; ``None``: nowhere."""
     audit_keep: timedelta | None
     """How long audit events are kept; ``None``: for ever."""
     log_level: str
@@ -106,8 +108,7 @@ class ServerConfig:
         _check_database(top.section("database"))
         diag = top.section("diag")
         diag.known(("listen_addr",))
-        if diag.values.get("listen_addr") is not None:
-            raise diag.fault("listen_addr", "the diagnostics listener is not there yet; drop the key")
+        diag_address = diag.address("listen_addr")
         audit = top.section("audit")
         audit.known(("keep",))
         log = top.section("log")
@@ -135,6 +136,7 @@ class ServerConfig:
             tls_certificate=Path(certificate) if certificate else None,
             tls_key=Path(key) if key else None,
             ssh=_ssh(top.section("ssh"), host_name),
+            diag=split_address(diag_address) if diag_address else None,
             audit_keep=_audit_keep(audit),
             log_level=log.choice("level", ("debug", "info", "warn", "error"), "info"),
             log_format=log.choice("format", ("text", "json"), "text"),

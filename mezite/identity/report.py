@@ -68,7 +68,6 @@ def status(state: State, *, destination: str, server: str, now: Moment) -> dict[
         **_skew(state),
         "destination": destination,
         "outputs": ["files"],
-        "published": held is not None and state.publish_due is None,
         "server": server,
     }
 

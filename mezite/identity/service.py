@@ -18,7 +18,7 @@ from mezite.certs import keys
 from mezite.core.duration import format_duration
 from mezite.core.request import Issued
 from mezite.errors import MeziteError, Refused, Unreachable, UntrustedServer
-from mezite.identity import report
+from mezite.identity import readiness, report
 from mezite.identity.destination import Destination
 from mezite.identity.events import (
     Action,
@@ -56,6 +56,8 @@ from mezite.identity.records import Durable, GenerationKeys, Held, KeyPair, SshP
 from mezite.identity.remote import Known, Remote
 from mezite.identity.state import StateFile
 from mezite.identity.states import Options, Phase, State
+from mezite.identity.supervised import Supervised
+from mezite.supervision import ServiceManager
 
 TICK = timedelta(milliseconds=500)
 OUTPUT = "default"
@@ -111,6 +113,7 @@ class IdentityService(Service):
         where: str,
         remote: Remote,
         published: Callable[[], None],
+        manager: ServiceManager | None = None,
     ) -> None:
         self.ended: Deferred[Finish] = Deferred()
         self.state = State(options, durable)
@@ -120,6 +123,7 @@ class IdentityService(Service):
         self._where = where
         self._remote = remote
         self._published = published
+        self._supervised = Supervised(manager or ServiceManager())
         self._events: deque[Event] = deque()
         self._stepping = False
         self._asking: Deferred[Issued] | None = None
@@ -138,16 +142,25 @@ class IdentityService(Service):
 
     def stopService(self) -> None:
         super().stopService()
+        self._supervised.stop()
         self._feed(Stop())
         if self._loop.running:
             self._loop.stop()
         if self._asking is not None:
             self._asking.cancel()
 
+    def not_ready_reason(self) -> str | None:
+        return readiness.not_ready_reason(self.state, self._clocks.moment())
+
     def status(self) -> dict[str, Any]:
-        return report.status(
-            self.state, destination=self._where, server=self._remote.address, now=self._clocks.moment()
-        )
+        now = self._clocks.moment()
+        reason = readiness.not_ready_reason(self.state, now)
+        return {
+            **report.status(self.state, destination=self._where, server=self._remote.address, now=now),
+            "published": readiness.is_published(self.state),
+            "ready": reason is None,
+            "not_ready_reason": reason,
+        }
 
     def renew(self) -> Deferred[dict[str, Any]]:
         """Fires with the status after a renewal that begins now, or is under way; fails as it does."""
@@ -162,8 +175,10 @@ class IdentityService(Service):
     # --- the machine's part ----------------------------------------------------------------
 
     def _tick(self) -> None:
-        self._destination.tidy(self._clocks.moment().monotonic)
+        now = self._clocks.moment()
+        self._destination.tidy(now.monotonic)
         self._feed(Tick())
+        self._supervised.live(now)
 
     def _broken(self, failure: Failure) -> None:
         self._log.failure("the daemon broke", failure)
@@ -181,6 +196,8 @@ class IdentityService(Service):
                 self.state, actions = step(self.state, self._events.popleft(), self._clocks.moment())
                 for action in actions:
                     self._perform(action)
+            if self.running:
+                self._supervised.look(self.state, self._clocks.moment())
         except Exception:
             # A machine that waits for an answer which never comes would let the
             # certificate end in silence; ending is for a supervisor to see.

@@ -92,7 +92,8 @@ class AuthRpcService(Service):
 
     Bound in ``privilegedStartService``, so that a port in use reaches whoever
     started us; no grpc object is made before that, because twistd forks first.
-    Calls in flight get *grace* to end when the service stops.
+    Calls in flight get *grace* to end when the service stops.  *serving* is
+    called once machines are served.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class AuthRpcService(Service):
         api: AuthApi,
         leaf: LeafSource,
         grace: timedelta,
+        serving: Callable[[], None] = lambda: None,
     ) -> None:
         self._reactor = reactor
         self._loop = loop
@@ -113,9 +115,11 @@ class AuthRpcService(Service):
         self._api = api
         self._leaf = leaf
         self._grace = grace
+        self._serving = serving
         self._server: grpc.aio.Server | None = None
         self._health: Health | None = None
         self.bound_port = 0
+        self.is_serving = False
 
     def privilegedStartService(self) -> None:
         """Raises :class:`Conflict` when the address is taken."""
@@ -153,7 +157,9 @@ class AuthRpcService(Service):
             return
         await _awaited(self._server.start(), self._loop)
         self._health.set_serving(True)
+        self.is_serving = True
         _log.info("machines are served on {host}:{port}", host=self._host, port=self.bound_port)
+        self._serving()
 
     def _failed(self, failure: Any) -> None:
         _log.failure("the gRPC server did not start", failure)
@@ -165,6 +171,7 @@ class AuthRpcService(Service):
 
     async def _stop(self) -> None:
         server, self._server = self._server, None
+        self.is_serving = False
         if server is None:
             return
         if self._health is not None:

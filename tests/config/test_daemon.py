@@ -112,7 +112,7 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"outputs": ""}, "--outputs", "unknown output"),
     ({"ca_pin": "abc"}, "--ca-pin", "32 lower-case hex"),
     ({"ca_pin": PIN.upper()}, "--ca-pin", "32 lower-case hex"),
-    ({"diag_addr": "127.0.0.1:1"}, "--diag-addr", "leave it out"),
+    ({"diag_addr": "127.0.0.1"}, "--diag-addr", "such as 127.0.0.1:3082"),
     ({"destination": ""}, "--destination", "not empty"),
 ]
 

@@ -1,0 +1,117 @@
+"""Health over HTTP, for whatever restarts or routes: ``/healthz`` and ``/readyz``.
+
+Both programs serve it where they are told to, on loopback if they are wise: it
+asks nobody who he is, and its answers name bots and instances.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
+from twisted.web.http import INTERNAL_SERVER_ERROR, NOT_ALLOWED, NOT_FOUND, OK, SERVICE_UNAVAILABLE
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from mezite.errors import Conflict
+
+NotReady = Callable[[], Any]
+"""Why the program is not ready (a text), or ``None``; or a Deferred with that."""
+
+_IDLE_S = 15
+_log = Logger()
+
+
+class DiagnosticsService(Service):
+    """Serves ``/healthz`` (200 while the program runs at all) and ``/readyz`` (200,
+    or 503 with the reason)."""
+
+    def __init__(self, reactor: Any, host: str, port: int, not_ready: NotReady) -> None:
+        self._reactor = reactor
+        self._host = host
+        self._port = port
+        self._not_ready = not_ready
+        self._listening: Any = None
+
+    def privilegedStartService(self) -> None:
+        """Raises :class:`Conflict` when the address cannot be had."""
+        super().privilegedStartService()
+        site = _Site(_Root(self._not_ready), timeout=_IDLE_S)
+        try:
+            self._listening = self._reactor.listenTCP(self._port, site, backlog=16, interface=self._host)
+        except CannotListenError as error:
+            raise Conflict(
+                f"cannot listen on {self._host}:{self._port} for diagnostics ({error.socketError}); stop "
+                "what is there or choose another address"
+            ) from None
+        _log.info("diagnostics on http://{host}:{port}/readyz",
+                  host=self._host, port=self._listening.getHost().port)
+
+    def stopService(self) -> Deferred[None] | None:
+        super().stopService()
+        listening, self._listening = self._listening, None
+        return None if listening is None else maybeDeferred(listening.stopListening)
+
+
+class _Site(Site):
+    displayTracebacks = False
+
+    def log(self, request: Any) -> None:
+        """A probe every few seconds is no news."""
+
+
+class _Root(Resource):
+    isLeaf = True
+
+    def __init__(self, not_ready: NotReady) -> None:
+        super().__init__()
+        self._not_ready = not_ready
+
+    def render(self, request: Request) -> Any:
+        """Twisted's name for it."""
+        if request.method not in (b"GET", b"HEAD"):
+            request.setHeader(b"allow", b"GET, HEAD")
+            return _answer(request, NOT_ALLOWED, "only GET and HEAD are served here")
+        if request.path == b"/healthz":
+            return _answer(request, OK, "ok")
+        if request.path == b"/readyz":
+            return self._readiness(request)
+        if request.path == b"/metrics":
+            return _answer(request, NOT_FOUND, "there are no metrics yet; a later version has them")
+        return _answer(request, NOT_FOUND, "there are /healthz and /readyz")
+
+    def _readiness(self, request: Request) -> Any:
+        gone: list[object] = []
+        request.notifyFinish().addErrback(gone.append)
+
+        def told(reason: str | None) -> None:
+            if not gone:
+                request.write(_answer(request, *_readiness(reason)))
+                request.finish()
+
+        def failed(failure: Any) -> None:
+            _log.failure("readiness could not be found out", failure)
+            if not gone:
+                request.write(_answer(request, INTERNAL_SERVER_ERROR, "readiness could not be found out"))
+                request.finish()
+
+        found: Deferred[str | None] = maybeDeferred(self._not_ready)
+        found.addCallback(told).addErrback(failed)
+        return NOT_DONE_YET
+
+
+def _readiness(reason: str | None) -> tuple[int, str]:
+    return (OK, "ready") if reason is None else (SERVICE_UNAVAILABLE, f"not ready: {reason}")
+
+
+def _answer(request: Request, code: int, text: str) -> bytes:
+    body = f"{text}\n".encode()
+    request.setResponseCode(code)
+    request.setHeader(b"content-type", b"text/plain; charset=utf-8")
+    request.setHeader(b"cache-control", b"no-store")
+    request.setHeader(b"content-length", b"%d" % len(body))
+    return body
