@@ -17,8 +17,8 @@ from mezite.errors import CertificateRejected, InvalidInput
 SUFFIX = b"-cert-v01@openssh.com"
 CERTIFICATE_TYPES = {kind + SUFFIX: kind for kind in keys.KEY_TYPES}
 MAX_BLOB = 128 * 1024
-MAX_OPTIONS = 256
-"""Of each of the two lists: critical options and extensions."""
+MAX_OPTIONS = 1024
+"""Of each of the two lists: critical options and extensions.  OpenSSH has no limit."""
 NONCE_LENGTH = 32
 
 Options = tuple[tuple[bytes, bytes], ...]
@@ -114,7 +114,7 @@ def parse_certificate(blob: bytes) -> Certificate:
     if kind is None:
         shown = type_name.decode("ascii", "backslashreplace")
         raise CertificateRejected("unsupported_key", f"{shown!r} is no supported type of certificate")
-    nonce = reader.string(1024)
+    nonce = reader.string()
     subject_blob = keys.read_public(reader, kind)
     serial = reader.u64()
     certificate_type = reader.u32()

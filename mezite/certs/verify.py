@@ -37,6 +37,7 @@ FLAG_EXTENSIONS = frozenset(
 _TEXT_EXTENSIONS = frozenset(
     {template.BOT, template.ROLES, template.INSTANCE, template.GENERATION, template.LINEAGE_KEY}
 )
+_CIDR_ITEM = re.compile(r"[0-9a-fA-F.:]{2,45}(/[0-9]{1,3})?")
 _GENERATION = re.compile(r"[1-9][0-9]{0,17}")
 
 
@@ -66,7 +67,10 @@ def check_user_certificate(
     _check_times(cert, now_unix)
     if not cert.principals:
         raise CertificateRejected("no_principals", "the certificate names no login; that never means all")
-    if login is not None and login.encode("utf-8", "surrogateescape") not in cert.principals:
+    if login == "" or (
+        login is not None and login.encode("utf-8", "surrogateescape") not in cert.principals
+    ):
+        # No account has an empty name, whatever a certificate says.
         raise CertificateRejected("wrong_principal", f"the certificate is not good for the login {login!r}")
     options = _read_options(cert)
     if options.source_address is not None:
@@ -247,12 +251,13 @@ def _address_blocks(text: str) -> tuple[str, ...]:
     """The CIDR blocks of a ``source-address`` list.
 
     Garbage, an empty item, host bits, a negation or a wildcard refuse the
-    certificate, as in OpenSSH's addr_match_cidr_list.
+    certificate, as in OpenSSH's addr_match_cidr_list.  A mask is a number of
+    bits: ``ip_network`` would take ``255.0.0.0`` for one, too.
     """
     blocks = []
     for item in text.split(","):
         try:
-            if "%" in item:
+            if not _CIDR_ITEM.fullmatch(item):
                 raise ValueError
             blocks.append(str(ipaddress.ip_network(item)))
         except ValueError:

@@ -118,7 +118,10 @@ class NodeUserAuth(SSHService):
             return
         if method != b"publickey" or service != b"ssh-connection":
             raise UnauthorizedLogin("method")
-        has_signature = reader.boolean()
+        has_signature = reader.byte()
+        if has_signature > 1:
+            # The signature covers a 1 here; any other value is not what was signed.
+            raise reader.malformed("a truth value that is neither 0 nor 1")
         algorithm, blob = reader.string(64), reader.string(MAX_BLOB)
         signature = reader.string() if has_signature else None
         reader.finish()

@@ -89,7 +89,8 @@ REJECTED: dict[str, tuple[Any, str]] = {
         f"source-address {value!r}": (make(critical_options=(("source-address", value),)), "bad_option")
         for value in (
             "", "junk", "192.0.2.7,", "192.0.2.7/24", "!192.0.2.7", "*", "192.0.2.*", "fe80::1%eth0",
-            "192.0.2.0/33", " 192.0.2.7", "192.0.2.7,junk",
+            "192.0.2.0/33", " 192.0.2.7", "192.0.2.7,junk", "192.0.0.0/255.0.0.0", "192.0.2.0/0.0.0.255",
+            "192.0.2.0/" + "0" * 50 + "24",
         )
     },
     "short RSA subject": (make(subject=keys.public_blob(rsa_key(1024))), "weak_key"),
@@ -130,6 +131,13 @@ def test_ca_with_a_weak_key_is_rejected() -> None:
     with pytest.raises(CertificateRejected) as caught:
         check(make(weak), trusted=frozenset({keys.public_blob(weak)}))
     assert caught.value.code == "weak_key"
+
+
+def test_empty_login_is_nobodys() -> None:
+    """Not even of a certificate that has an empty principal."""
+    with pytest.raises(CertificateRejected) as caught:
+        check(make(principals=("", "deploy")), login="")
+    assert caught.value.code == "wrong_principal"
 
 
 def test_untrusted_ca_comes_first() -> None:

@@ -119,7 +119,7 @@ def started(factory: pytest.TempPathFactory, **settings: Any) -> Iterator[Node]:
     finally:
         log = node.close()
     assert "Traceback" not in log
-    assert "critical" not in log
+    assert "#critical]" not in log
 
 
 @pytest.fixture(scope="module")

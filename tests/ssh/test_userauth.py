@@ -223,6 +223,16 @@ def test_tail_after_the_request_is_refused() -> None:
     assert connection.numbers(REQUEST, connection.request() + b"\0") == [FAILURE]
 
 
+def test_truth_is_a_zero_or_a_one() -> None:
+    """The signature covers a 1; sshd takes no other value either."""
+    connection = Wire().start_userauth()
+    for value in (b"\2", b"\xff"):
+        request = connection.request().replace(wire.string(b"publickey") + b"\1",
+        wire.string(b"publickey") + value, 1)
+        assert connection.numbers(REQUEST, request) == [FAILURE]
+    assert connection.numbers(REQUEST, connection.request()) == [SUCCESS]
+
+
 def test_six_attempts_end_the_connection() -> None:
     connection = Wire().start_userauth()
     for _ in range(5):

@@ -1,0 +1,115 @@
+"""Several hundred logins before sshd and our node: nobody gets into the node who does not get into sshd."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from pathlib import Path
+
+import pytest
+
+from mezite.certs import keys
+from tests.ssh.matrix import field_cases, key_cases
+from tests.ssh.matrix.packing import CAS, LOGIN, Case
+from tests.ssh.matrix.servers import SSHD, Judge, Sshd
+from tests.ssh.test_openssh import Node, started
+
+Group = Callable[[], Iterator[Case]]
+GROUPS: list[Group] = [
+    key_cases.kinds, key_cases.subjects, key_cases.authorities, field_cases.times, field_cases.principals,
+    field_cases.critical_options, field_cases.addresses, field_cases.extensions, field_cases.form,
+    field_cases.requests,
+]
+DOCUMENT = Path(__file__).parents[2] / "docs" / "conch-certificates.md"
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """By principals, as sshd decides; the CAs are ones that only this node trusts."""
+    lines = [keys.public_line(keys.public_blob(ca)) for ca in CAS.values()]
+    yield from started(
+        tmp_path_factory, authorization="principals", trusted_user_ca_keys=lines, max_attempts=10**6,
+        login_timeout_seconds=600,
+    )
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    if SSHD is None:
+        pytest.skip("no sshd on this machine (Debian: openssh-server)")
+    server = Sshd(tmp_path_factory.mktemp("sshd"), CAS.values(), MaxAuthTries=10**6, LoginGraceTime=0)
+    try:
+        if not server.is_up:
+            pytest.skip("this sshd does not start here")
+        # Half of its time sshd sleeps over refusals.
+        with ThreadPoolExecutor(len(GROUPS)) as pool:
+            list(pool.map(partial(judged, server.port), GROUPS))
+        yield server
+    finally:
+        server.close()
+
+
+@cache
+def cases(group: Group) -> tuple[Case, ...]:
+    return tuple(group())
+
+
+@cache
+def judged(port: int, group: Group) -> dict[str, tuple[bool, bool]]:
+    """Of each case, whether its question is answered with PK_OK, and whether it gets in."""
+    judge = Judge(port)
+    try:
+        return {case.name: (judge.invites(case), judge.admits(case)) for case in cases(group)}
+    finally:
+        judge.close()
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.__name__)
+def test_node_decides_as_the_table_says(group: Group, node: Node) -> None:
+    table = cases(group)
+    found = judged(node.port, group)
+    assert {case.name: case.good for case in table} == {name: one[1] for name, one in found.items()}
+    for case in table:
+        invited, admitted = found[case.name]
+        assert invited or not admitted, f"{case.name}: let in, but not told so when it asked"
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.__name__)
+def test_sshd_agrees_or_is_laxer_for_a_reason(group: Group, node: Node, sshd: Sshd) -> None:
+    """Its answers to questions too: no PK_OK of ours without one of sshd's."""
+    table = cases(group)
+    theirs, ours = judged(sshd.port, group), judged(node.port, group)
+    differing = {
+        case.name: theirs[case.name][1] for case in table
+        if theirs[case.name][1] != case.good and not case.stricter
+    }
+    assert differing == {}
+    laxer = [case.name for case in table if ours[case.name][0] and not theirs[case.name][0]]
+    assert laxer == []
+
+
+def test_names_of_cases_are_unique() -> None:
+    names = [case.name for group in GROUPS for case in cases(group)]
+    assert len(names) == len(set(names))
+    assert len(names) > 400
+
+
+def test_every_difference_is_documented() -> None:
+    reasons = {case.stricter for group in GROUPS for case in cases(group)} - {""}
+    documented = set(re.findall(r"^\| `([a-z0-9-]+)` \|", DOCUMENT.read_text(), re.MULTILINE))
+    assert documented == reasons
+
+
+def test_nothing_of_all_this_confuses_the_log(node: Node) -> None:
+    """Whatever names and key ids hold, a line of the log stays one line, of bounded length."""
+    judged(node.port, field_cases.form)
+    for line in (node.directory / "log").read_text(errors="strict").splitlines():
+        assert line.isprintable()
+        assert len(line) < 1500
+    for event in node.events():
+        for value in event.values():
+            assert str(value).isprintable()
+            assert len(str(value)) <= 512
+    assert LOGIN in {event.get("login") for event in node.events()}
