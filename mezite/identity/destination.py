@@ -186,7 +186,8 @@ class Directory:
         self._link_names()
 
     def _link_names(self) -> None:
-        for name in NAMES:
+        # The first time they come one by one: who waits for the key then finds all.
+        for name in reversed(NAMES):
             link, target = self.path / name, f"{CURRENT}/{name}"
             if not link.is_symlink():
                 self._switch(link, target)

@@ -14,7 +14,7 @@ from mezite.config import paths
 from mezite.errors import StateFailure, UsageError
 from mezite.identity.destination import Directory
 from mezite.identity.events import Finish
-from mezite.identity.outputs import Outputs
+from mezite.identity.outputs import NAMES, Outputs
 from mezite.identity.state import StateFile
 from tests.harness import Auth
 from tests.identity.fakes import FakeRemote
@@ -116,6 +116,20 @@ def test_an_open_umask_opens_nothing(tmp_path: Path, umask_of_zero: None) -> Non
             assert not mode & 0o022, (one, oct(mode))
         if one.parent.name == ".mezite" or one.name in (".mezite", "ssh_key", "certs"):
             assert one.is_symlink() or not mode & 0o077, (one, oct(mode))
+
+
+def test_whoever_waits_for_the_key_finds_everything(tmp_path: Path) -> None:
+    """At the first publishing the names come one after the other."""
+
+    class Watched(Directory):
+        def _switch(self, link: Path, target: str) -> None:
+            super()._switch(link, target)
+            seen.append({name for name in NAMES if (tmp_path / name).exists()})
+
+    seen: list[set[str]] = []
+    Watched(tmp_path).publish(Outputs.from_held(held()), T0)
+    assert seen[-1] == set(NAMES)
+    assert all(names == set(NAMES) for names in seen if "ssh_key" in names)
 
 
 # --- what must not stop the daemon ---------------------------------------------------------
