@@ -93,8 +93,8 @@ class Directory:
             )
         if not _is_trusted(found):
             raise UsageError(
-                f"the destination {self.path} belongs to another user (uid {found.st_uid}), who could take or "
-                "replace what is written there; choose a directory of its own"
+                f"the destination {self.path} belongs to another user (uid {found.st_uid}), who could take "
+                "or replace what is written there; choose a directory of its own"
             )
         if found.st_mode & stat.S_IWOTH:
             raise UsageError(

@@ -35,7 +35,7 @@ spec:
 
 
 def joined(machine: MachineProcess) -> None:
-    wait_for(lambda: (machine.destination / "ssh_key-cert.pub").exists(), "certificate")
+    wait_for(lambda: (machine.destination / "ssh_key").exists(), "key, which comes last")
 
 
 def generation(machine: MachineProcess) -> int:
