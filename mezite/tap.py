@@ -140,7 +140,7 @@ class AuthServer(MultiService):
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         from mezite.admin.auth_methods import auth_methods
         from mezite.admin.protocol import SocketService
-        from mezite.auth import authorities
+        from mezite.auth import authorities, restore
         from mezite.auth.context import Context, Transaction
         from mezite.auth.timekeeping import HEARTBEAT, ClockGuard
         from mezite.lockfile import LockFile
@@ -179,6 +179,7 @@ class AuthServer(MultiService):
             _log.info("first start: the cluster and its authorities have been made in {dir}",
                       dir=str(config.data_dir))
         cluster, loaded = storage.read(load).result()
+        last_commit = guard.last_seen
         storage.write(guard.commit).result()
         fault = guard.fault()
         if fault is not None:
@@ -195,6 +196,9 @@ class AuthServer(MultiService):
             clock=_now,
             random=os.urandom,
         )
+        storage.write(
+            lambda tx: restore.begin(context, tx, last_commit, clock_is_good=fault is None)
+        ).result()
 
         def record(event: AuditEvent) -> None:
             """Fire and forget: what it tells of has happened, whatever becomes of the row."""

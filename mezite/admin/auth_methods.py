@@ -9,7 +9,7 @@ from mezite.admin import records
 from mezite.admin.caller import Caller
 from mezite.admin.params import Params
 from mezite.admin.records import Object
-from mezite.auth import admin, admin_bots, admin_instances, admin_locks, admin_tokens
+from mezite.auth import admin, admin_bots, admin_instances, admin_locks, admin_tokens, restore
 from mezite.auth.admin_tokens import DEFAULT_TOKEN_TTL
 from mezite.auth.context import Context, Operator, Transaction
 from mezite.auth.timekeeping import ClockGuard
@@ -67,6 +67,7 @@ def auth_methods(
         "audit.ls": methods.audit_ls,
         "status": methods.status,
         "clock.accept": methods.clock_accept,
+        "restore": methods.restore,
     }
 
 
@@ -328,6 +329,10 @@ class _Methods:
         Params(values)
         accepted = await self._write(caller, admin.accept_clock, self._guard)
         return {"server_time": records.when(accepted)}
+
+    async def restore(self, caller: Caller, values: Mapping[str, Any]) -> Object:
+        since = Params(values, "since").moment("since")
+        return records.restored(await self._write(caller, restore.restore, since))
 
 
 def _paging(params: Params) -> tuple[str, int]:

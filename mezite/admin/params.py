@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mezite.core.audit import plain
@@ -43,6 +43,19 @@ class Params:
         if not isinstance(value, str) or not value or len(value) > _MAX_TEXT or "\0" in value:
             raise InvalidInput(f"expected a text of 1 to {_MAX_TEXT} characters", name)
         return value
+
+    def moment(self, name: str) -> datetime | None:
+        """A time with its zone, as in 2026-03-24T14:00:00Z."""
+        text = self.optional_text(name)
+        if text is None:
+            return None
+        try:
+            found = datetime.fromisoformat(text)
+        except ValueError:
+            found = None
+        if found is None or found.tzinfo is None:
+            raise InvalidInput(f"{plain(text, 40)!r} is not a time such as 2026-03-24T14:00:00Z", name)
+        return found.astimezone(UTC)
 
     def texts(self, name: str) -> tuple[str, ...]:
         """Also none at all."""

@@ -15,6 +15,7 @@ from mezite.auth.admin import CaKey, Status, StatusCa, StoredEvent
 from mezite.auth.admin_bots import BotView
 from mezite.auth.admin_instances import InstanceView
 from mezite.auth.admin_tokens import TokenView
+from mezite.auth.restore import Restored
 from mezite.core.duration import format_duration
 from mezite.core.fork import Fork
 from mezite.core.model import Bot, JoinToken, Lock, Node
@@ -161,6 +162,21 @@ def _status_ca(record: StatusCa) -> Object:
     }
 
 
+def restored(record: Restored) -> Object:
+    return {
+        "since": _maybe_when(record.since),
+        "until": when(record.until),
+        "first_serial": record.first_serial,
+        "voided_tokens": record.voided,
+        "bots": list(record.bots),
+        "adopted_instances": record.adopted,
+        "unknown_instances": [
+            {"instance": one.instance_id, "address": one.address, "at": when(one.at)}
+            for one in record.strangers
+        ],
+    }
+
+
 _SHOWN_LOCKS = 20
 
 
@@ -181,5 +197,8 @@ def status(
         "refusals": dict(refusals),
         "active_locks": len(record.active_locks),
         "locks": [lock(one) for one in record.active_locks[:_SHOWN_LOCKS]],
+        "ahead": None if record.ahead is None else {
+            "instances": list(record.ahead.instances), "last_at": when(record.ahead.last_at),
+        },
         "reused_tokens": [event(one) for one in record.reused_tokens],
     }

@@ -17,6 +17,7 @@ from enum import Enum
 from cryptography import x509
 
 from mezite import __version__
+from mezite.auth.adoption import Suspicion, suspicion
 from mezite.auth.context import Context, Operator
 from mezite.auth.timekeeping import ClockGuard
 from mezite.certs import keys
@@ -183,6 +184,8 @@ class Status:
     active_locks: tuple[Lock, ...]
     reused_tokens: tuple[StoredEvent, ...]
     """The latest times that somebody presented a token which another had used."""
+    ahead: Suspicion | None
+    """Machines show that the database is an old copy, and no operator has said so."""
 
 
 _SHOWN_REUSED = 10
@@ -212,6 +215,7 @@ def status(context: Context, tx: Transaction) -> Status:
             for one in tx.authorities()
         ),
         active_locks=tuple(lock for lock in tx.all_locks() if locks.is_active(lock, now)),
+        ahead=suspicion(tx),
         reused_tokens=tx.list_events(type_name=EventType.TOKEN_REUSED.event_name, limit=_SHOWN_REUSED),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mezite.auth.adoption import STORED_AT
 from mezite.auth.context import Context, Peer
 from mezite.auth.issue import answer_fork, expired, locked, sign_all, terms
 from mezite.auth.proof import RenewProof
@@ -134,7 +135,11 @@ def _renew_once(
                 resource_name=instance.id,
                 client_ip=peer.address,
                 message="ahead of the database, which was restored from an older copy",
-                fields={"stored_generation": instance.generation, "presented_generation": request.generation},
+                fields={
+                    "stored_generation": instance.generation,
+                    "presented_generation": request.generation,
+                    STORED_AT: int(instance.renewed_at.timestamp()),
+                },
             )
         )
     return sign_all(

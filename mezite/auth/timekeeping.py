@@ -27,6 +27,11 @@ class ClockGuard:
         self._last_seen: datetime | None = None
         self._seen_at: float | None = None
 
+    @property
+    def last_seen(self) -> datetime | None:
+        """The time that was committed last."""
+        return self._last_seen
+
     def load(self, tx: Transaction) -> None:
         """Reads the time that an earlier run has committed last."""
         stored = tx.value(_KEY)

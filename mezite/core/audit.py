@@ -17,6 +17,8 @@ class EventType(Enum):
     CA_CREATED = "ca.created", "M1001"
     CLOCK_ACCEPTED = "clock.accepted", "M1002"
     RECORDS_PRUNED = "records.pruned", "M1003"
+    SERVER_STARTED = "server.started", "M1004"
+    DATABASE_RESTORED = "database.restored", "M1005"
     ROLE_CREATED = "role.created", "M1100"
     ROLE_UPDATED = "role.updated", "M1101"
     ROLE_DELETED = "role.deleted", "M1102"

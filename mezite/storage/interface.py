@@ -108,6 +108,10 @@ class Transaction(Protocol):
         """A certificate serial never given out before; rising, from 1; gaps allowed."""
         ...
 
+    def raise_serials(self, least: int) -> None:
+        """No serial given out from now on is below *least*."""
+        ...
+
     # Authorities.
     def add_authority(self, authority: StoredAuthority) -> None: ...
     def authorities(self) -> tuple[StoredAuthority, ...]:
@@ -158,6 +162,10 @@ class Transaction(Protocol):
 
     def revoke_tokens(self, bot_id: str, at: datetime) -> int:
         """Every token of the bot not yet revoked is; how many had uses left."""
+        ...
+
+    def void_token(self, token_id: str, at: datetime) -> bool:
+        """The token is revoked, if it is not yet."""
         ...
 
     def delete_token(self, token_id: str) -> bool: ...

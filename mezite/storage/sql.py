@@ -20,6 +20,8 @@ NEXT_SERIAL = "select next from counters where name = 'serial'"
 RESERVE_SERIALS = """
 update counters set next = ? + case when next < ? then ? else next end where name = 'serial'"""
 
+RAISE_SERIALS = "update counters set next = ? where name = 'serial' and next < ?"
+
 ADD_AUTHORITY = """
 insert into authorities (id, kind, state, public, private_pem, created_at_us)
 values (?, ?, ?, ?, ?, ?) on conflict do nothing"""
@@ -79,6 +81,7 @@ where id = ? and used < uses and revoked_at_us is null and expires_at_us > ?"""
 COUNT_USABLE_TOKENS = """select count(*) from tokens
 where bot_id = ? and revoked_at_us is null and used < uses"""
 REVOKE_TOKENS = "update tokens set revoked_at_us = ? where bot_id = ? and revoked_at_us is null"
+VOID_TOKEN = "update tokens set revoked_at_us = ? where id = ? and revoked_at_us is null"
 DELETE_TOKEN = "delete from tokens where id = ?"
 
 _ADMISSION = "token_id, lineage_key, instance_id, at_us, address"

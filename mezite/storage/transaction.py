@@ -60,6 +60,12 @@ class Serials:
         self.next += 1
         return serial
 
+    def raise_to(self, statements: Statements, least: int) -> None:
+        """What is left below *least* of the block is a gap."""
+        statements.change(sql.RAISE_SERIALS, (least, least))
+        if self.next < least:
+            self.next = self.limit = least
+
 
 class _Ended:
     """Stands in for the statements of a transaction that is over."""
@@ -130,6 +136,11 @@ class SqlTransaction:
         if self._serials is None:
             raise StorageFailure("a use case that takes a serial number is given to write, not to read")
         return self._serials.take(self._statements)
+
+    def raise_serials(self, least: int) -> None:
+        if self._serials is None:
+            raise StorageFailure("a use case that raises serial numbers is given to write, not to read")
+        self._serials.raise_to(self._statements, least)
 
     def add_authority(self, authority: StoredAuthority) -> None:
         what = f"the authority {authority.id}"
@@ -221,6 +232,9 @@ class SqlTransaction:
         (usable,) = self._one(sql.COUNT_USABLE_TOKENS, bot_id)
         self._change("", sql.REVOKE_TOKENS, to_us(at), bot_id)
         return int(usable)
+
+    def void_token(self, token_id: str, at: datetime) -> bool:
+        return self._change("", sql.VOID_TOKEN, to_us(at), token_id)
 
     def delete_token(self, token_id: str) -> bool:
         return self._change("", sql.DELETE_TOKEN, token_id)

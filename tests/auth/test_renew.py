@@ -151,7 +151,9 @@ def test_a_restored_database_adopts_a_generation_ahead_of_it(auth: Auth, machine
     assert machine.renew().generation == 5
     assert auth.locks() == ()
     (event,) = auth.events("generation_adopted")
-    assert event.event.fields == {"stored_generation": 1, "presented_generation": 4}
+    assert event.event.fields == {
+        "stored_generation": 1, "presented_generation": 4, "stored_at_unix": int(START.timestamp()),
+    }
 
 
 def test_a_stranger_changes_nothing(auth: Auth, machine: Machine) -> None:

@@ -1,0 +1,40 @@
+"""Machines ahead of the database: what shows that it is an old copy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from mezite.core.audit import EventType
+from mezite.storage.interface import StoredEvent, Transaction
+
+STORED_AT = "stored_at_unix"
+"""Field of ``generation_adopted``: when the generation was given out that the database had."""
+_SHOWN = 100
+
+
+def last_event(tx: Transaction, kind: EventType) -> StoredEvent | None:
+    return next(iter(tx.list_events(type_name=kind.event_name, limit=1)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """Machines are ahead of the database, and nobody has said why."""
+
+    instances: tuple[str, ...]
+    last_at: datetime
+
+
+def suspicion(tx: Transaction) -> Suspicion | None:
+    """Whether adoptions show that the database is an old copy, of which no
+    `mezctl restore` has told since the adopted generations were stored."""
+    declared = last_event(tx, EventType.DATABASE_RESTORED)
+    told_at = 0 if declared is None else int(declared.event.at.timestamp())
+    unexplained = [
+        one.event
+        for one in tx.list_events(type_name=EventType.GENERATION_ADOPTED.event_name, limit=_SHOWN)
+        if int(one.event.fields.get(STORED_AT, told_at + 1)) > told_at
+    ]
+    if not unexplained:
+        return None
+    return Suspicion(tuple(dict.fromkeys(one.resource_name for one in unexplained)), unexplained[0].at)
