@@ -44,7 +44,7 @@ class Upkeep:
 
     def beat(self) -> Deferred[None]:
         """The time is committed."""
-        beaten: Deferred[None] = self._doorway.deferred(self._storage.write(self._guard.commit))
+        beaten: Deferred[None] = Deferred.fromCoroutine(self._run(self._storage.write, self._guard.commit))
         return beaten.addErrback(self._failed, "the time could not be committed")
 
     async def _not_ready(self) -> str | None:
@@ -53,8 +53,8 @@ class Upkeep:
         fault = self._guard.fault()
         if fault is not None:
             return f"{fault}; joins and renewals are refused (mezctl status --accept-clock)"
-        written = self._doorway.deferred(self._storage.write(self._guard.commit))
         try:
+            written = self._doorway.deferred(self._storage.write(self._guard.commit))
             await written.addTimeout(_WRITABLE_WITHIN.total_seconds(), self._reactor)
         except TimeoutError:
             return f"the database takes longer than {_WRITABLE_WITHIN.total_seconds():.0f} s to write"
