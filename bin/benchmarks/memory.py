@@ -18,7 +18,7 @@ CONNECTIONS = 64
 
 def measure(quick: bool) -> list[Table]:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    rounds, renewals, requests = (1, 20, 300) if quick else (3, 100, 5_000)
+    rounds, renewals, requests = (1, 20, 300) if quick else (3, 100, 2_000)
     found = [_round(renewals, requests) for _ in range(rounds)]
     columns = {key: [one[key] for one in found] for key in found[0]}
     empty = "an empty gRPC server, likewise"
