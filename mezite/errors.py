@@ -143,6 +143,10 @@ class Unreachable(MeziteError):
     code = "unreachable"
 
 
+class NoAnswer(Unreachable):
+    """The answer did not come in time: the server may have too much to do."""
+
+
 class UntrustedServer(MeziteError):
     """The server's certificate is not the one that the pin or CA file names."""
 

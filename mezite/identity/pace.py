@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from mezite.core.lifetime import retry_delay
-from mezite.errors import MeziteError, Reason, Refused
+from mezite.errors import MeziteError, NoAnswer, Reason, Refused
 from mezite.identity.events import Moment
 from mezite.identity.records import Held
 from mezite.identity.states import State
@@ -31,20 +31,26 @@ def retry_in(state: State, failures: int, error: MeziteError, now: Moment) -> ti
     """How long after the last of *failures* failed attempts, with *error*, the next one is due."""
     is_answer = isinstance(error, Refused) and error.reason not in SERVER_TROUBLE
     head_start = _REFUSAL_HEAD_START if is_answer else 0
-    return retry_delay(failures + head_start, now.chance, _ceiling(state, is_answer, now))
+    return retry_delay(failures + head_start, now.chance, _ceiling(state, error, is_answer, now))
 
 
 def republish_in(failures: int, now: Moment) -> timedelta:
     return retry_delay(failures, now.chance, _CEILING_WITHOUT_CERTIFICATE)
 
 
-def _ceiling(state: State, is_answer: bool, now: Moment) -> timedelta:
+def _ceiling(state: State, error: MeziteError, is_answer: bool, now: Moment) -> timedelta:
     """The longest wait: a fifth of what is left of the certificate, so that
-    there are tries before it ends; when it has ended, every minute counts."""
+    there are tries before it ends; when it has ended, every minute counts.
+
+    Not with a server that takes too long: a fleet that asks it every minute is
+    what keeps it from ever catching up (docs/fleet.md has the figures).
+    """
     held = state.durable.held
-    if held is None or state.expires is None:
-        return _CEILING_WITHOUT_CERTIFICATE
-    if is_answer:
+    if held is not None and is_answer:
         return max(_SECOND, min(_CEILING, held.ttl / 2))
-    left = state.expires.left(now)
-    return max(_SECOND, min(_CEILING, left / 5)) if left else _CEILING_WITHOUT_CERTIFICATE
+    left = state.expires.left(now) if held is not None and state.expires is not None else None
+    if held is None or not left:
+        return _CEILING if isinstance(error, NoAnswer) else _CEILING_WITHOUT_CERTIFICATE
+    # A fifth of nearly nothing would be a stampede just before the end.
+    least = max(_SECOND, min(_CEILING_WITHOUT_CERTIFICATE, held.ttl / 20))
+    return max(least, min(_CEILING, left / 5))

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from mezite.certs.x509 import SERVER_NAME
 from mezite.core.audit import plain
 from mezite.core.request import JOIN, RENEW, Issued, JoinRequest, RenewRequest, Signed, signed_bytes
-from mezite.errors import InvalidInput, MeziteError, Unreachable, UntrustedServer
+from mezite.errors import InvalidInput, MeziteError, NoAnswer, Unreachable, UntrustedServer
 from mezite.proto.mezite.v1 import identity_pb2 as pb
 from mezite.proto.mezite.v1.identity_pb2_grpc import IdentityServiceStub
 from mezite.rpc import messages
@@ -181,7 +181,7 @@ class AuthClient:
                 if sign in details:
                     return Unreachable(f"cannot reach the auth server at {self.address}: {meaning}")
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return Unreachable(f"the auth server at {self.address} did not answer in {self._seconds:g} s")
+            return NoAnswer(f"the auth server at {self.address} did not answer in {self._seconds:g} s")
         trailers = error.trailing_metadata() or ()
         return error_from_status(error.code(), details, trailers)  # type: ignore[arg-type]  # pairs
 

@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from mezite.certs.x509 import find_pinned
 from mezite.core.audit import plain
-from mezite.errors import Unreachable
+from mezite.errors import NoAnswer, Unreachable
 
 
 @implementer(IOpenSSLClientConnectionCreator)
@@ -94,7 +94,7 @@ async def fetch_chain(reactor: Any, host: str, port: int, within: timedelta) -> 
             f"cannot reach the auth server at {where}: no address is known for {host}; check --auth-server"
         ) from None
     except TimeoutError:
-        raise Unreachable(
+        raise NoAnswer(
             f"cannot reach the auth server at {where}: no answer within {seconds:g} s"
         ) from None
     except ConnectError as error:

@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from mezite.core.audit import plain
-from mezite.errors import MeziteError, Reason, Refused, Unreachable
+from mezite.errors import MeziteError, NoAnswer, Reason, Refused, Unreachable
 from mezite.proto.mezite.v1 import identity_pb2 as pb
 
 REFUSAL_TRAILER = "mezite-refusal-bin"
@@ -59,6 +59,9 @@ def refusal_bytes(refused: Refused) -> bytes:
     ).SerializeToString()
 
 
+_TOO_MUCH = frozenset({grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED})
+
+
 def error_from_status(
     code: grpc.StatusCode, details: str, trailers: Iterable[tuple[str, str | bytes]]
 ) -> MeziteError:
@@ -80,4 +83,5 @@ def error_from_status(
                 nonce=refusal.nonce,
                 server_time_unix_ms=_time(refusal.server_time_unix_ms),
             )
-    return Unreachable(f"the server did not answer ({code.name.lower()}: {plain(details, 200)})")
+    kind = NoAnswer if code in _TOO_MUCH else Unreachable
+    return kind(f"the server did not answer ({code.name.lower()}: {plain(details, 200)})")

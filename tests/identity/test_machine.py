@@ -9,7 +9,7 @@ import pytest
 
 from mezite.core.model import LockKind
 from mezite.core.request import JoinRequest, RenewRequest
-from mezite.errors import InvalidInput, Reason, ReasonClass, Refused, Unreachable, UntrustedServer
+from mezite.errors import InvalidInput, NoAnswer, Reason, ReasonClass, Refused, Unreachable, UntrustedServer
 from mezite.identity import machine, skew
 from mezite.identity.events import (
     Answered,
@@ -446,8 +446,26 @@ def test_the_back_off_fits_the_rest_of_the_certificate(auth: Auth) -> None:
     waits = [action.retry_in for action in rig.actions if isinstance(action, TellTrouble)]
     assert max(waits) <= timedelta(minutes=5)
     assert tries > 15
-    # Near the end it asks every few seconds, not every few minutes.
-    assert min(waits[-3:]) < timedelta(seconds=10)
+    # Near the end it asks every minute, as it does after it; not in a stampede.
+    assert timedelta(seconds=30) <= min(waits[-3:]) <= max(waits[-3:]) <= timedelta(minutes=1)
+
+
+def test_a_server_that_takes_too_long_is_asked_less_often(auth: Auth) -> None:
+    """A fleet without certificates that asked every minute would keep it from catching up."""
+    rig = Rig(auth, Options(token=auth.add_token(auth.add_bot())))
+    rig.faults.extend([NoAnswer("no answer in 20 s")] * 12)
+    rig.feed(Start())
+    for _ in range(11):
+        rig.advance(timedelta(minutes=5))
+        rig.feed(Tick())
+    waits = [action.retry_in for action in rig.actions if isinstance(action, TellTrouble)]
+    assert waits[0] < SECOND
+    assert timedelta(minutes=2) < waits[-1] <= timedelta(minutes=5)
+    rig.faults.extend([LOST_REQUEST])
+    rig.advance(timedelta(minutes=5))
+    rig.feed(Tick())
+    waits = [action.retry_in for action in rig.actions if isinstance(action, TellTrouble)]
+    assert waits[-1] <= timedelta(minutes=1)
 
 
 def test_skew_is_measured(auth: Auth) -> None:
