@@ -239,6 +239,15 @@ def test_a_copied_destination_is_found_out_whoever_renews_first(cluster: Cluster
     assert second.ssh("whoami").code == 255
     (lock,) = json.loads(cluster.ctl("--format", "json", "locks", "ls"))["locks"]
     assert lock["reason"] == "generation_mismatch"
+    # What was seen: both are on this machine, in this boot.
+    fork = lock["fork"]
+    assert fork["looks_like"] == "same_boot"
+    assert (fork["current"]["generation"], fork["other"]["generation"]) == (2, 1)
+    assert fork["current"]["lineage_key"] != fork["other"]["lineage_key"]
+    for side in (fork["current"], fork["other"]):
+        assert side["address"] == "127.0.0.1"
+        assert side["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        assert side["lineage_key"] in lock["message"]
     # A plain unlock is refused, a new token puts it right.
     instance = json.loads(cluster.ctl("--format", "json", "instances", "ls"))["instances"][0]["id"]
     assert cluster.mezctl("instances", "unlock", instance).code != 0
@@ -247,6 +256,7 @@ def test_a_copied_destination_is_found_out_whoever_renews_first(cluster: Cluster
     assert rejoined.code == 0, rejoined
     assert owner.ssh("whoami").code == 0
     assert thief.once().code == 3
+    assert cluster.ctl("locks", "ls").count(instance) >= 1
 
 
 def test_a_copied_daemon_directory_ends_the_running_daemon_too(cluster: Cluster) -> None:
