@@ -47,9 +47,11 @@ def test_half_open_connections_keep_nobody_out(load: Load) -> None:
 
 
 @pytest.mark.usefixtures("memory")
-def test_slow_clients_keep_nobody_out(load: Load) -> None:
-    times, _ = load.slow_clients(60, seconds=3)
+def test_slow_clients_keep_nobody_out_and_are_ended(load: Load) -> None:
+    """By the time that a login may take, however steadily they send."""
+    times, _, ended = load.slow_clients(60, seconds=3)
     assert len(times) == 5
+    assert ended == 60
 
 
 @pytest.mark.usefixtures("memory")
