@@ -154,7 +154,10 @@ def _spent(
             Reason.TOKEN_EXPIRED, f"{token.id} expired at {token.expires_at:%Y-%m-%dT%H:%M:%SZ}; {remedy}"
         )
     if state == "rotated":
-        return Refused(Reason.TOKEN_ROTATED, f"{token.id} has been voided: a newer token replaced it, or its database was restored; {remedy}")
+        return Refused(
+            Reason.TOKEN_ROTATED,
+            f"{token.id} has been voided: a newer token replaced it, or its database was restored; {remedy}",
+        )
     return Refused(Reason.TOKEN_USED, f"{token.id} has been used; {remedy}")
 
 

@@ -6,6 +6,7 @@ Run as a program it is that process: a line of JSON in on standard input, one ou
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -174,6 +175,8 @@ def _become(program: str, request: dict[str, Any]) -> None:
     """Never returns."""
     code = 70
     try:
+        # A launcher that is killed leaves nobody behind (prctl(2), PR_SET_PDEATHSIG).
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         os.setsid()
         log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         null = os.open(os.devnull, os.O_RDONLY)
