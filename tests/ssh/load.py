@@ -95,7 +95,7 @@ class Load:
         except ConnectionError:
             pass
         with contextlib.suppress(ConnectionError, TimeoutError):
-            await asyncio.wait_for(reader.read(65536), 5)
+            await asyncio.wait_for(reader.read(), 5)
         ended = reader.at_eof() or writer.is_closing()
         writer.close()
         return ended
