@@ -42,15 +42,15 @@ def _ceiling(state: State, error: MeziteError, is_answer: bool, now: Moment) -> 
     """The longest wait: a fifth of what is left of the certificate, so that
     there are tries before it ends; when it has ended, every minute counts.
 
-    Not with a server that takes too long: a fleet that asks it every minute is
+    Not with a server that takes too long: a fleet that asks it all the time is
     what keeps it from ever catching up (docs/fleet.md has the figures).
     """
     held = state.durable.held
     if held is not None and is_answer:
         return max(_SECOND, min(_CEILING, held.ttl / 2))
+    is_slow = isinstance(error, NoAnswer)
     left = state.expires.left(now) if held is not None and state.expires is not None else None
     if held is None or not left:
-        return _CEILING if isinstance(error, NoAnswer) else _CEILING_WITHOUT_CERTIFICATE
-    # A fifth of nearly nothing would be a stampede just before the end.
-    least = max(_SECOND, min(_CEILING_WITHOUT_CERTIFICATE, held.ttl / 20))
-    return max(least, min(_CEILING, left / 5))
+        return _CEILING if is_slow else _CEILING_WITHOUT_CERTIFICATE
+    least = min(_CEILING_WITHOUT_CERTIFICATE, held.ttl / 20) if is_slow else _SECOND
+    return max(_SECOND, least, min(_CEILING, left / 5))
