@@ -128,7 +128,7 @@ class Process:
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self._process.args} is still running:\n{self.text()}") from None
+            raise AssertionError(f"{self._process.args!r} is still running:\n{self.text()}") from None
 
 
 @dataclass
@@ -146,7 +146,7 @@ class Cluster:
         self.data = self.root / "data"
         self.env = environment(self.root / "home")
         (self.root / "home").mkdir()
-        document = {
+        document: dict[str, Any] = {
             "cluster_name": "example",
             "data_dir": str(self.data),
             "auth": {
@@ -172,7 +172,7 @@ class Cluster:
     # --- the server ---------------------------------------------------------------------------
 
     def start(self, *, wait: bool = True) -> Process:
-        argv = [BIN / "twistd", "-n", "--pidfile=", "mezite-auth", "--config", self.config]
+        argv: list[str | Path] = [BIN / "twistd", "-n", "--pidfile=", "mezite-auth", "--config", self.config]
         self.server = self.spawn(argv, self.env, self.root / "server.log")
         if wait:
             wait_for(self.is_serving, f"server on {self.port}; {self.server.text()[-2000:]}")
@@ -290,5 +290,5 @@ def call(port: int, ca_pem: bytes, method: str, message: bytes) -> bytes:
     credentials = grpc.ssl_channel_credentials(ca_pem)
     options = (("grpc.ssl_target_name_override", "auth.mezite.internal"),)
     with grpc.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
-        answer: bytes = channel.unary_unary(method)(message, timeout=TIMEOUT)
+        answer: bytes = channel.unary_unary(method, None, None)(message, timeout=TIMEOUT)
         return answer
