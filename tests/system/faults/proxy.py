@@ -132,6 +132,7 @@ class Proxy:
                 if stalled:
                     for pipe in pipes:
                         pipe.cancel()
+                    await asyncio.gather(*pipes, return_exceptions=True)
                     # Whoever waits gives up first.
                     with contextlib.suppress(OSError):
                         while await reader.read(_CHUNK):

@@ -1,0 +1,1 @@
+"""Fleets: simulated on a clock (`bin/simulate`), and real under faults (`bin/soak`)."""

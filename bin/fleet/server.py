@@ -1,0 +1,143 @@
+"""The auth server as a fleet sees it: the real rules, and a processor that can do so much a second."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from mezite.certs import keys
+from mezite.certs.signer import InProcessSigner
+from mezite.certs.x509 import create_server_ca
+from mezite.core.generation import Advance, Presented, Reissue, Stored, judge
+from mezite.core.lifetime import IntervalTooLong, renew_after, renewal_interval
+from mezite.core.model import Bot
+from mezite.core.rbac import Granted
+from mezite.core.request import Issued, JoinRequest, RenewRequest, Trust, request_hash
+from mezite.core.template import user_certificate
+from mezite.errors import MeziteError, NoAnswer, Reason, Refused, Unreachable
+
+EPOCH = datetime(2026, 3, 24, 14, 0, tzinfo=UTC)
+DEADLINE = 20.0
+"""Seconds that a client waits for an answer (mezite.rpc.client.DEADLINE)."""
+_AWAY, _SILENT = Unreachable("connection refused"), NoAnswer("no answer in time")
+
+
+@dataclass
+class Lineage:
+    generation: int
+    key: str
+    previous: str
+    request: bytes
+
+
+@dataclass
+class Served:
+    """What a request became: an answer at some time, or an error."""
+
+    at: float
+    issued: Issued | MeziteError
+
+
+@dataclass
+class Server:
+    """One queue, served in order; all times are seconds since the start.
+
+    A request costs *renewal* (or *join*) seconds of processor, also when its
+    client gave up while it was served; one whose client gave up before costs
+    *abandoned*.  This is what a single process does with a connection each.
+    """
+
+    chance: random.Random
+    ttl: timedelta
+    renewal: float
+    join: float
+    abandoned: float = 0.0002
+    outages: tuple[tuple[float, float], ...] = ()
+    load: Counter[int] = field(default_factory=Counter)
+    """Second → requests that came while the server was up."""
+    refused: Counter[int] = field(default_factory=Counter)
+    """Second → connections tried while it was down."""
+    served: int = 0
+    wasted: int = 0
+    """Requests whose client had given up."""
+    busy_until: float = 0.0
+
+    def __post_init__(self) -> None:
+        user, host = keys.generate_ca_key(), keys.generate_ca_key()
+        self._signer = InProcessSigner(user, host, self.chance.randbytes)
+        uuid = "5a7f0f5e-7a4c-4f4e-9c55-0d8a3c5b1f00"
+        certificate = create_server_ca(keys.generate_key(), "example", uuid, now=EPOCH, serial=1)
+        self._trust = Trust(
+            "example", uuid, self._signer.host_ca_blobs, self._signer.user_ca_blobs,
+            (certificate.public_bytes(Encoding.DER),),
+        )
+        self._bot = Bot(id=str(UUID(int=1)), name="fleet", roles=("fleet",), created_at=EPOCH)
+        self._granted = Granted(("fleet",), ("deploy",), self.ttl, False)
+        self._lineages: dict[str, Lineage] = {}
+        self._joined: dict[str, str] = {}
+        self._serial = 0
+
+    def is_up(self, at: float) -> bool:
+        return not any(start <= at < end for start, end in self.outages)
+
+    def ask(self, at: float, request: JoinRequest | RenewRequest) -> Served:
+        """*request*, which comes in at *at*."""
+        if not self.is_up(at):
+            self.refused[int(at)] += 1
+            return Served(at, _AWAY)
+        self.load[int(at)] += 1
+        begin = max(at, self.busy_until)
+        if begin - at > DEADLINE:
+            self.busy_until = begin + self.abandoned
+            self.wasted += 1
+            return Served(at + DEADLINE, _SILENT)
+        cost = self.join if isinstance(request, JoinRequest) else self.renewal
+        self.busy_until = done = begin + cost
+        if not self.is_up(done):
+            return Served(done, _AWAY)
+        self.served += 1
+        issued = self._judge(EPOCH + timedelta(seconds=done), request)
+        if done - at > DEADLINE:
+            self.wasted += 1
+            return Served(at + DEADLINE, _SILENT)
+        return Served(done, issued)
+
+    def _judge(self, now: datetime, request: JoinRequest | RenewRequest) -> Issued | Refused:
+        interval = renewal_interval(request.wishes.interval, self.ttl)
+        if isinstance(interval, IntervalTooLong):
+            return Refused(Reason.INTERVAL_TOO_LONG, str(interval))
+        new = request.lineage_key if isinstance(request, JoinRequest) else request.new_lineage_key
+        key, asked = keys.fingerprint(new), request_hash(new, request.ssh_keys)
+        if isinstance(request, JoinRequest):
+            instance = self._joined.setdefault(request.token_id, str(UUID(int=len(self._joined) + 2)))
+            lineage = self._lineages.setdefault(instance, Lineage(1, key, "", asked))
+        else:
+            instance = request.instance_id
+            lineage = self._lineages[instance]
+            judged = judge(
+                Stored(lineage.generation, lineage.key, lineage.previous, lineage.request),
+                Presented(request.generation, keys.fingerprint(request.lineage_key), key, asked),
+            )
+            if isinstance(judged, Advance):
+                lineage = Lineage(judged.to_generation, key, lineage.key, asked)
+                self._lineages[instance] = lineage
+            elif not isinstance(judged, Reissue):
+                return Refused(Reason.PROVE, "an honest machine is never asked for a proof")
+        certificates = tuple(self._sign(now, instance, lineage, one.blob) for one in request.ssh_keys)
+        return Issued(
+            instance, self._bot.name, lineage.generation, certificates, self._trust, now, self.ttl,
+            renew_after(interval, self.chance.random()),
+        )
+
+    def _sign(self, now: datetime, instance: str, lineage: Lineage, blob: bytes) -> bytes:
+        self._serial += 1
+        template = user_certificate(
+            self._granted, self._bot, instance=instance, generation=lineage.generation,
+            lineage_key=lineage.key, serial=self._serial, now=now,
+        )
+        return self._signer.sign_user(template, blob)
