@@ -19,7 +19,7 @@ from mezite.auth.proof import prove_join, prove_renew
 from mezite.auth.renew import renew
 from mezite.certs import keys
 from mezite.certs.ssh import parse_certificate
-from mezite.core.model import Bot, Instance, JoinToken, Lock, LockKind, LockTarget, Role
+from mezite.core.model import Bot, Instance, JoinToken, Lock, LockKind, LockTarget
 from mezite.core.request import (
     JOIN,
     RENEW,
@@ -33,6 +33,7 @@ from mezite.core.request import (
     secret_hash,
     signed_bytes,
 )
+from mezite.core.roles import Role
 from mezite.errors import Refused
 from mezite.rpc import messages
 from mezite.storage.interface import StoredEvent

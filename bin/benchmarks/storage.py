@@ -23,8 +23,9 @@ from mezite.auth.context import Context, Peer
 from mezite.auth.proof import RenewProof
 from mezite.auth.renew import renew
 from mezite.certs import keys
-from mezite.core.model import Bot, Identity, Instance, Role
+from mezite.core.model import Bot, Identity, Instance
 from mezite.core.request import Issued, RenewRequest, SshKey, Wishes
+from mezite.core.roles import Role
 from mezite.storage.interface import Step, Transaction
 from mezite.storage.rows import instance_row
 from mezite.storage.sql import ADD_INSTANCE

@@ -13,7 +13,8 @@ from mezite.auth import admin, admin_bots, admin_instances, admin_locks, admin_t
 from mezite.auth.admin_tokens import DEFAULT_TOKEN_TTL
 from mezite.auth.context import Context, Operator, Transaction
 from mezite.auth.timekeeping import ClockGuard
-from mezite.core.model import DEFAULT_RENEWABLE_FOR, LockKind, LockTarget, Role
+from mezite.core.model import DEFAULT_RENEWABLE_FOR, LockKind, LockTarget
+from mezite.core.roles import Role
 from mezite.errors import InvalidInput
 
 T = TypeVar("T")

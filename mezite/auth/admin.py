@@ -24,7 +24,8 @@ from mezite.certs import keys
 from mezite.certs.x509 import certificate_pem, spki_pin
 from mezite.core import locks, rbac
 from mezite.core.audit import AuditEvent, EventType
-from mezite.core.model import Lock, Node, Role
+from mezite.core.model import Lock, Node
+from mezite.core.roles import Role
 from mezite.errors import Conflict, InvalidInput, NotFound
 from mezite.storage.interface import MAX_PAGE as MAX_PAGE
 from mezite.storage.interface import Page, Transaction

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from mezite.core.model import MAX_CERTIFICATE_TTL, MAX_PRINCIPALS, Role
+from mezite.core.model import MAX_CERTIFICATE_TTL, MAX_PRINCIPALS
+from mezite.core.roles import Role
 from mezite.errors import Reason
 
 

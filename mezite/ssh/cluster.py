@@ -8,7 +8,8 @@ from twisted.internet.defer import Deferred, succeed
 
 from mezite.auth.context import Context, Transaction
 from mezite.core.audit import AuditEvent
-from mezite.core.model import Lock, Role
+from mezite.core.model import Lock
+from mezite.core.roles import Role
 from mezite.ssh.policy import Policy
 
 Rules = tuple[dict[str, Role], tuple[Lock, ...]]

@@ -17,7 +17,8 @@ from mezite.certs.ssh import Certificate
 from mezite.certs.verify import check_user_certificate
 from mezite.core import locks, rbac
 from mezite.core.audit import AuditEvent
-from mezite.core.model import Identity, Lock, Role
+from mezite.core.model import Identity, Lock
+from mezite.core.roles import Role
 from mezite.errors import CertificateRejected
 
 RBAC = "rbac"

@@ -19,7 +19,8 @@ from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
 from mezite.core.audit import AuditEvent
-from mezite.core.model import Bot, Instance, JoinToken, Lock, LockTarget, Role
+from mezite.core.model import Bot, Instance, JoinToken, Lock, LockTarget
+from mezite.core.roles import Role
 
 T = TypeVar("T")
 

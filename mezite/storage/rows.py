@@ -15,7 +15,8 @@ from typing import Any
 
 from mezite.core.audit import AuditEvent, EventType
 from mezite.core.fork import Fork
-from mezite.core.model import Bot, Instance, JoinToken, Lock, LockKind, LockTarget, Role
+from mezite.core.model import Bot, Instance, JoinToken, Lock, LockKind, LockTarget
+from mezite.core.roles import Role
 from mezite.errors import InvalidInput, StorageFailure
 from mezite.storage.interface import Admission, StoredAuthority, StoredEvent
 

@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from mezite.core.audit import AuditEvent
-from mezite.core.model import Bot, Instance, JoinToken, Lock, LockKind, LockTarget, Role
+from mezite.core.model import Bot, Instance, JoinToken, Lock, LockKind, LockTarget
+from mezite.core.roles import Role
 from mezite.errors import Conflict, StorageFailure
 from mezite.storage import rows, sql
 from mezite.storage.interface import MAX_PAGE, Admission, Page, Step, StoredAuthority, StoredEvent

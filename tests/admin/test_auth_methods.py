@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from mezite.admin import jsonrpc, records
 from mezite.admin.caller import Caller
-from mezite.core.model import LockKind, Role, Rules
+from mezite.core.model import LockKind
 from mezite.core.request import TokenText
+from mezite.core.roles import Role, Rules
 from mezite.errors import InvalidInput, MeziteError, NotFound
 from tests.fakes_admin import Admin
 from tests.harness import Machine

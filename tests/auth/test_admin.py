@@ -14,7 +14,8 @@ from mezite.auth.context import Operator
 from mezite.auth.timekeeping import ClockGuard
 from mezite.certs import keys
 from mezite.certs.x509 import spki_pin
-from mezite.core.model import LockKind, Node, Role, Rules
+from mezite.core.model import LockKind, Node
+from mezite.core.roles import Role, Rules
 from mezite.errors import Conflict, InvalidInput, NotFound
 from tests.harness import ROLE, START, Auth, Machine
 

@@ -11,8 +11,9 @@ from mezite.auth import admin_bots, admin_locks, admin_tokens
 from mezite.auth.admin_bots import BotRemoved
 from mezite.auth.admin_tokens import NewToken
 from mezite.auth.context import Operator
-from mezite.core.model import DEFAULT_RENEWABLE_FOR, LockKind, LockTarget, Role, Rules
+from mezite.core.model import DEFAULT_RENEWABLE_FOR, LockKind, LockTarget
 from mezite.core.request import TokenText, secret_matches
+from mezite.core.roles import Role, Rules
 from mezite.errors import Conflict, InvalidInput, MeziteError, NotFound, Reason, Refused
 from tests.harness import START, Auth, Machine
 

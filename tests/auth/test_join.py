@@ -10,8 +10,9 @@ import pytest
 from mezite.certs import keys
 from mezite.certs.ssh import parse_certificate
 from mezite.certs.verify import check_user_certificate
-from mezite.core.model import LockKind, Role
+from mezite.core.model import LockKind
 from mezite.core.request import Issued, Signed, TokenText
+from mezite.core.roles import Role
 from mezite.errors import Reason, Refused
 from tests.harness import START, Auth, Machine, Pending
 

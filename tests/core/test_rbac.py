@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mezite.core.model import LabelMatcher, Role, Rules
 from mezite.core.rbac import Admitted, Denied, Granted, admit, find_roles, grant
+from mezite.core.roles import LabelMatcher, Role, Rules
 from mezite.errors import Reason
 
 HOUR = timedelta(hours=1)

@@ -11,7 +11,8 @@ from twisted.internet.defer import Deferred, succeed
 
 from mezite.certs import keys, ssh
 from mezite.core.audit import AuditEvent
-from mezite.core.model import Lock, LockTarget, Role
+from mezite.core.model import Lock, LockTarget
+from mezite.core.roles import Role
 from mezite.core.template import HOST, USER, CertificateTemplate
 from mezite.ssh.factory import NodeFactory, NodeSettings, make_factory
 from mezite.ssh.hostkeys import HostKeys, host_keys

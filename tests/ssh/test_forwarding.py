@@ -18,7 +18,7 @@ from zope.interface import implementer
 from mezite.certs import wire
 from mezite.certs.wire import Reader
 from mezite.core.audit import EventType
-from mezite.core.model import Role
+from mezite.core.roles import Role
 from tests.ssh.client import START, SUBJECT_BLOB, Wire
 from tests.ssh.node import FakeAccess, node_factory, user_certificate
 

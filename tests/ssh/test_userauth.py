@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, fail
 from mezite.certs import keys, wire
 from mezite.certs.ssh import SUFFIX
 from mezite.core.audit import EventType
-from mezite.core.model import Role
+from mezite.core.roles import Role
 from mezite.core.template import HOST
 from tests.certs.making import KEYS, rsa_key
 from tests.ssh.client import (

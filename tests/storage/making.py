@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from mezite.core.audit import AuditEvent, EventType
-from mezite.core.model import OPERATOR, Bot, Instance, JoinToken, Lock, LockKind, LockTarget, Role
+from mezite.core.model import OPERATOR, Bot, Instance, JoinToken, Lock, LockKind, LockTarget
+from mezite.core.roles import Role
 from mezite.storage.interface import Admission, Step, Storage, StoredAuthority, Transaction
 
 T = TypeVar("T")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mezite.core.model import LockTarget, Role
+from mezite.core.model import LockTarget
+from mezite.core.roles import Role
 from mezite.errors import InvalidInput
 
 DOCUMENT: dict[str, Any] = {
