@@ -59,7 +59,7 @@ class Logins:
 
     def _run(self, chance: random.Random) -> None:
         ways = [THROUGH_CONFIG, PLAIN]
-        while not self._stopping.wait(0.1):
+        while not self._stopping.wait(0.3):
             machine = chance.choice(self._machines)
             if not (machine.destination / "ssh_config").exists():
                 continue

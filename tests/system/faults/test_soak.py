@@ -1,0 +1,22 @@
+"""The soak of bin/soak, short: real daemons, faults of every kind, logins and thefts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fleet.soak import Settings, is_good, soak
+
+from tests.system.faults.rig import Launchers
+
+SHORT = Settings(
+    daemons=10, seconds=40, fault_every=12, server_fault_every=12, theft_every=8, login_threads=1
+)
+
+
+def test_a_short_soak_loses_nobody(tmp_path: Path, launchers: Launchers) -> None:
+    """No lock for nothing, no identity lost, no login through ssh_config failed, every theft found."""
+    figures = soak(SHORT, tmp_path, launchers)
+    assert is_good(figures), figures
+    assert figures["renewals"] > 50
+    assert figures["thefts planted"] >= 1
+    assert sum(figures["faults"].values()) > 20
