@@ -9,7 +9,7 @@ from fleet.soak import Settings, is_good, soak
 from tests.system.faults.rig import Launchers
 
 SHORT = Settings(
-    daemons=10, seconds=40, fault_every=12, server_fault_every=12, theft_every=8, login_threads=1
+    daemons=10, seconds=30, fault_every=10, server_fault_every=10, theft_every=5, login_threads=1
 )
 
 
