@@ -7,6 +7,7 @@ import heapq
 import itertools
 import json
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fleet.figures import is_good, show
 from fleet.harm import Harm
 from fleet.logins import PLAIN, THROUGH_CONFIG, Logins, node
 from mezite.errors import MeziteError
@@ -68,7 +70,7 @@ class Soak:
     thefts: list[Theft] = field(default_factory=list)
     spurious: set[str] = field(default_factory=set)
     ended: Counter[str] = field(default_factory=Counter)
-    """Ends of daemons that nobody killed, by exit code."""
+    """Ends of daemons that nobody killed: exit code, and the code in the last line."""
     lost: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -143,7 +145,7 @@ class Soak:
             if machine.name not in self._restart_at:
                 self._restart_at[machine.name] = now + self.chance.uniform(0, 2)
                 if code >= 0:
-                    self.ended[f"exit code {code}"] += 1
+                    self.ended[f"exit code {code}: {_last_words(machine)}"] += 1
                 if code == 3 and not self._rejoins(machine):
                     self.lost.append(f"{machine.name}: {machine.log().splitlines()[-1]}")
             elif now >= self._restart_at[machine.name]:
@@ -354,6 +356,13 @@ class Soak:
             self.harm.close()
 
 
+def _last_words(machine: Machine) -> str:
+    """The reason in the last line of its log, or the beginning of that line."""
+    last = (machine.log().strip().splitlines() or [""])[-1]
+    found = re.search(r"\(([a-z_]+)\)$", last)
+    return found[1] if found else last[:100]
+
+
 def soak(settings: Settings, root: Path, launchers: Launchers) -> dict[str, Any]:
     """The figures of one soak below *root*."""
     (root / "site").mkdir()
@@ -364,14 +373,6 @@ def soak(settings: Settings, root: Path, launchers: Launchers) -> dict[str, Any]
         return running.figures()
     finally:
         running.close()
-
-
-def is_good(figures: dict[str, Any]) -> bool:
-    return (
-        figures["spurious locks"] == figures["identities lost"] == 0
-        and figures["logins failed because of rotation"][THROUGH_CONFIG] == 0
-        and figures["thefts found"] == figures["thefts planted"]
-    )
 
 
 def main() -> int:
@@ -398,19 +399,6 @@ def main() -> int:
     else:
         show(figures)
     return 0 if is_good(figures) else 1
-
-
-def show(figures: dict[str, Any]) -> None:
-    for name, value in figures.items():
-        if isinstance(value, dict):
-            print(f"{name}:")
-            for kind, count in value.items():
-                print(f"  {kind:58}{count:>8}")
-        elif isinstance(value, list):
-            for line in value:
-                print(f"  {line}")
-        else:
-            print(f"{name:60}{value:>8}")
 
 
 if __name__ == "__main__":

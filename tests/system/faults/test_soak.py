@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fleet.soak import Settings, is_good, soak
+from fleet.figures import is_good
+from fleet.soak import Settings, soak
 
 from tests.system.faults.rig import Launchers
 
