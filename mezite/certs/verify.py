@@ -11,11 +11,12 @@ from __future__ import annotations
 import fnmatch
 import ipaddress
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from mezite.certs import keys
+from mezite.certs.krl import Revocations
 from mezite.certs.ssh import Certificate, Options
 from mezite.certs.wire import Reader
 from mezite.core import template
@@ -48,14 +49,16 @@ def check_user_certificate(
     now_unix: int,
     login: str | None,
     address: str | None,
+    revoked: Iterable[Revocations] = (),
 ) -> Identity:
     """The identity that *cert* proves for whoever holds its key.
 
     *trusted* are CA key blobs.  With the *login* ``None`` every check but that
     of the login is made.  With the *address* ``None`` (a peer without one) a
-    certificate that is bound to addresses is refused.
+    certificate that is bound to addresses is refused.  *revoked* are lists of
+    which none may name the certificate, its key or its CA.
 
-    Raises :class:`CertificateRejected`: ``untrusted_ca``, ``wrong_type``,
+    Raises :class:`CertificateRejected`: ``untrusted_ca``, ``revoked``, ``wrong_type``,
     ``not_yet_valid``, ``expired``, ``no_principals``, ``wrong_principal``,
     ``unknown_critical_option``, ``bad_option``, ``source_address``,
     ``weak_key``, ``malformed``, ``bad_signature``.
@@ -63,6 +66,7 @@ def check_user_certificate(
     Not checked: whether the peer holds the key, locks, roles.
     """
     _check_trust(cert, trusted)
+    _check_revoked(cert, revoked)
     _check_type(cert, template.USER)
     _check_times(cert, now_unix)
     if not cert.principals:
@@ -135,6 +139,13 @@ def _check_trust(cert: Certificate, trusted: Collection[bytes]) -> None:
         raise CertificateRejected(
             "untrusted_ca", f"signed by the unknown CA {keys.fingerprint(cert.ca_blob)}"
         )
+
+
+def _check_revoked(cert: Certificate, revoked: Iterable[Revocations]) -> None:
+    for found in revoked:
+        why = found.reason(cert)
+        if why is not None:
+            raise CertificateRejected("revoked", f"the certificate is revoked: {why}")
 
 
 def _check_type(cert: Certificate, wanted: int) -> None:

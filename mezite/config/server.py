@@ -24,7 +24,8 @@ _TOP = ("cluster_name", "data_dir", "database", "auth", "ssh", "diag", "audit", 
 _POSTGRES_KEYS = ("driver", "host", "port", "user", "password", "name", "sslmode")
 _AUTH_KEYS = ("listen_addr", "public_addr", "admin_socket", "admin_group", "tls")
 _SSH_KEYS = ("enabled", "listen_addr", "node_name", "host_names", "labels", "authorization",
-             "trusted_user_ca_keys", "exec", "run_as", "sftp_server", "end_sessions_at_expiry", "public_addr")
+             "trusted_user_ca_keys", "revoked_keys", "exec", "run_as", "sftp_server",
+             "end_sessions_at_expiry", "public_addr")
 
 _ENVIRONMENT = {
     "MEZITE_CLUSTER_NAME": ("cluster_name",),
@@ -50,6 +51,7 @@ class SshConfig:
     labels: Mapping[str, str]
     authorization: str
     trusted_user_ca_keys: tuple[Path, ...]
+    revoked_keys: tuple[Path, ...]
     exec: str
     run_as: str | None
     sftp_server: str | None
@@ -214,9 +216,18 @@ def _ssh(ssh: Section, host_name: str) -> SshConfig | None:
         labels=labels,
         authorization=ssh.choice("authorization", ("rbac", "principals"), "rbac"),
         trusted_user_ca_keys=tuple(Path(path) for path in ssh.texts("trusted_user_ca_keys")),
+        revoked_keys=_absolute(ssh, "revoked_keys"),
         exec=ssh.choice("exec", ("builtin", "system"), "builtin"),
         run_as=run_as,
         sftp_server=sftp_server,
         end_sessions_at_expiry=ssh.boolean("end_sessions_at_expiry", False),
         public_addr=ssh.address("public_addr") or _reachable(listen_host, listen_port, host_name),
     )
+
+
+def _absolute(section: Section, key: str) -> tuple[Path, ...]:
+    paths = tuple(Path(path) for path in section.texts(key))
+    for path in paths:
+        if not path.is_absolute():
+            raise section.fault(key, f"expected absolute paths, found {path}")
+    return paths

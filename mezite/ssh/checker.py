@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from twisted.cred.checkers import ICredentialsChecker
@@ -12,13 +12,15 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from mezite.certs import keys
+from mezite.certs.krl import Revocations
 from mezite.certs.ssh import Certificate, parse_certificate
 from mezite.core.audit import AuditEvent, EventType, plain
 from mezite.errors import CertificateRejected
 from mezite.ssh.login import CertificateLogin, ICertificateLogin
 from mezite.ssh.policy import Access, Admitted, NodeRules, Policy, Rejected, decide
+from mezite.ssh.revocation import UNREADABLE
 
-_STRANGERS = frozenset({"malformed", "unsupported_key", "untrusted_ca"})
+_STRANGERS = frozenset({"malformed", "unsupported_key", "untrusted_ca", UNREADABLE})
 """Refusals that anybody on the network can cause."""
 STRANGERS_PER_MINUTE = 20
 MAX_CASES = 1000
@@ -38,11 +40,13 @@ class NodeChecker:
         access: Access,
         clock: Callable[[], datetime],
         account_problem: Callable[[str], str | None],
+        revocations: Callable[[], Sequence[Revocations]] = tuple,
     ) -> None:
         self._rules = rules
         self._access = access
         self._clock = clock
         self._account_problem = account_problem
+        self._revocations = revocations
         self._window_start: datetime | None = None
         self._strangers = 0
         self._seen: set[tuple[object, ...]] = set()
@@ -70,6 +74,10 @@ class NodeChecker:
             raise self._refuse(
                 login, Rejected("unavailable", "the policy cannot be read"), cert
             ) from None
+        try:
+            revoked = self._revocations()
+        except CertificateRejected as error:
+            raise self._refuse(login, Rejected(error.code, str(error)), cert) from None
         outcome = decide(
             cert,
             policy,
@@ -77,6 +85,7 @@ class NodeChecker:
             login=login.login,
             address=login.address,
             now=self._clock(),
+            revoked=revoked,
         )
         if isinstance(outcome, Admitted):
             problem = self._account_problem(login.login)

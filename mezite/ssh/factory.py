@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
@@ -22,6 +23,7 @@ from mezite.ssh.forwarding import Forwards
 from mezite.ssh.hostkeys import HostKeys
 from mezite.ssh.policy import PRINCIPALS, RBAC, Access, NodeRules, find_lock
 from mezite.ssh.programs import SystemPrograms
+from mezite.ssh.revocation import RevocationFiles
 from mezite.ssh.server import CertificateFactory
 
 BUILTIN = "builtin"
@@ -37,6 +39,8 @@ class NodeSettings:
     authorization: str = RBAC
     trusted_user_ca_keys: tuple[bytes, ...] = ()
     """Key blobs."""
+    revoked_keys: tuple[Path, ...] = ()
+    """KRLs, or lists of public keys; read again when they change."""
     exec: str = BUILTIN
     run_as: str | None = None
     sftp_server: str | None = None
@@ -95,7 +99,9 @@ class NodeFactory(CertificateFactory):
                 reactor, settings.run_as, settings.hangup_grace_seconds, settings.sftp_server
             )
             self._forwards = Forwards(reactor, settings.max_forwards_of_node, settings.connect_seconds)
-        checker = NodeChecker(self._rules, access, clock, self._account_problem)
+        revocations = RevocationFiles(settings.revoked_keys)
+        revocations.look()
+        checker = NodeChecker(self._rules, access, clock, self._account_problem, revocations)
         node = Node(settings.node_name, access, clock, self._system or BuiltinPrograms(), self._forwards)
         portal = Portal(NodeRealm(node), [checker])
         super().__init__(portal, checker, host_keys, reactor=reactor, settings=settings)

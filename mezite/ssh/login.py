@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from mezite.certs import keys
+from mezite.certs.krl import Revocations
 from mezite.certs.ssh import Certificate, parse_certificate
 from mezite.certs.verify import check_user_certificate
 from mezite.core.audit import plain
@@ -61,16 +62,23 @@ class CertificateChecker:
     """Lets in whoever holds a certificate that names the login, by one of the *trusted* CAs.
 
     *trusted* gives CA key blobs (``keys.parse_public_line``), and is asked at
-    every login.  Force-command, permissions and validity are in the identity:
-    whoever makes the avatar must heed them.
+    every login; so are the lists of *revoked* certificates, which may raise
+    :class:`CertificateRejected` (``mezite.ssh.revocation``).  Force-command,
+    permissions and validity are in the identity: whoever makes the avatar must heed them.
     """
 
     credentialInterfaces = (ICertificateLogin,)
     _log = Logger()
 
-    def __init__(self, trusted: Callable[[], Collection[bytes]], clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        trusted: Callable[[], Collection[bytes]],
+        clock: Callable[[], datetime],
+        revoked: Callable[[], Iterable[Revocations]] = tuple,
+    ) -> None:
         self._trusted = trusted
         self._clock = clock
+        self._revoked = revoked
 
     def requestAvatarId(  # type: ignore[override]  # an id is whatever the realm takes
         self, credentials: CertificateLogin
@@ -87,6 +95,7 @@ class CertificateChecker:
                 now_unix=int(self._clock().timestamp()),
                 login=login.login,
                 address=login.address,
+                revoked=self._revoked(),
             )
             login.verify_signature(cert)
         except CertificateRejected as error:

@@ -6,13 +6,14 @@ comes out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
+from mezite.certs.krl import Revocations
 from mezite.certs.ssh import Certificate
 from mezite.certs.verify import check_user_certificate
 from mezite.core import locks, rbac
@@ -84,6 +85,7 @@ def decide(
     login: str,
     address: str | None,
     now: datetime,
+    revoked: Iterable[Revocations] = (),
 ) -> Admitted | Rejected:
     """Whether *cert* opens *login* on this node.
 
@@ -102,6 +104,7 @@ def decide(
             now_unix=int(now.timestamp()),
             login=login,
             address=address,
+            revoked=revoked,
         )
     except CertificateRejected as error:
         return Rejected(error.code, str(error))
