@@ -52,6 +52,7 @@ class Reason(Enum):
     INVALID_REQUEST = "invalid_request", ReasonClass.STOP
     CLOCK_SKEW = "clock_skew", ReasonClass.RETRY
     SERVER_CLOCK = "server_clock", ReasonClass.RETRY
+    DATABASE_RESTORED = "database_restored", ReasonClass.RETRY
     UNAVAILABLE = "unavailable", ReasonClass.RETRY
 
     def __init__(self, code: str, reason_class: ReasonClass) -> None:

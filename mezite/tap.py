@@ -149,6 +149,7 @@ class AuthServer(MultiService):
         from mezite.rpc.leaf import IssuedLeaf, LeafFiles
         from mezite.rpc.refusals import RefusalLog
         from mezite.rpc.service import AuthRpcService, LeafSource, tls_names
+        from mezite.storage.mark import MarkFile
         from mezite.storage.sqlite import SqliteStorage
         from mezite.threads import Doorway
         from mezite.upkeep import PRUNE_EVERY, Upkeep
@@ -159,7 +160,11 @@ class AuthServer(MultiService):
         lock = LockFile(config.data_dir / "lock", f"the data directory {config.data_dir}")
         self._closers.append(lock.release)
         self._doorway = doorway = Doorway()
-        storage = SqliteStorage(config.data_dir / "mezite.db", deliver=doorway.deliver)
+        mark = MarkFile(config.data_dir / "mezite.mark")
+        self._closers.append(mark.close)
+        storage = SqliteStorage(
+            config.data_dir / "mezite.db", deliver=doorway.deliver, committed=mark.note
+        )
         self._closers.append(storage.close)
 
         def create(tx: Transaction) -> bool:
@@ -179,6 +184,7 @@ class AuthServer(MultiService):
             _log.info("first start: the cluster and its authorities have been made in {dir}",
                       dir=str(config.data_dir))
         cluster, loaded = storage.read(load).result()
+        height = mark.read(cluster.uuid)
         last_commit = guard.last_seen
         storage.write(guard.commit).result()
         fault = guard.fault()
@@ -196,9 +202,13 @@ class AuthServer(MultiService):
             clock=_now,
             random=os.urandom,
         )
-        storage.write(
-            lambda tx: restore.begin(context, tx, last_commit, clock_is_good=fault is None)
+        old = storage.write(
+            lambda tx: restore.begin(
+                context, tx, last_commit, clock_is_good=fault is None, mark=height, has_mark=True
+            )
         ).result()
+        if old is not None:
+            _log.error("{old}", old=str(old))
 
         def record(event: AuditEvent) -> None:
             """Fire and forget: what it tells of has happened, whatever becomes of the row."""
@@ -243,7 +253,7 @@ class AuthServer(MultiService):
             self._compose_node(config.ssh, context, storage, record)
         upkeep = Upkeep(
             context, storage, doorway, guard, config.audit_keep,
-            reactor=self._reactor, is_serving=lambda: rpc.is_serving,
+            reactor=self._reactor, is_serving=lambda: rpc.is_serving, mark=lambda: mark.noted,
         )
         if config.diag is not None:
             from mezite.diagnostics import DiagnosticsService

@@ -1,5 +1,5 @@
-"""What the server does by itself, beside serving: the time is committed, the past
-is pruned, and whether it is ready is found out."""
+"""What the server does by itself, beside serving: the time is committed, the database
+compared with its mark, the past pruned, and whether it is ready is found out."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.logger import Logger
 
-from mezite.auth import pruning
+from mezite.auth import older, pruning
 from mezite.auth.context import Context, Transaction
+from mezite.auth.older import OlderCopy
 from mezite.auth.timekeeping import ClockGuard
+from mezite.core.highwater import HighWater
 from mezite.errors import MeziteError
 from mezite.storage.interface import Storage
 from mezite.threads import Doorway
@@ -33,6 +35,7 @@ class Upkeep:
     def __init__(
         self, context: Context, storage: Storage, doorway: Doorway, guard: ClockGuard,
         keep_events: timedelta | None, *, reactor: Any, is_serving: Callable[[], bool],
+        mark: Callable[[], HighWater | None] = lambda: None,
     ) -> None:
         self._context = context
         self._storage = storage
@@ -41,11 +44,29 @@ class Upkeep:
         self._keep_events = keep_events
         self._reactor = reactor
         self._is_serving = is_serving
+        self._mark = mark
+        self._told_older = False
 
     def beat(self) -> Deferred[None]:
-        """The time is committed."""
-        beaten: Deferred[None] = Deferred.fromCoroutine(self._run(self._storage.write, self._guard.commit))
+        """The time is committed; a database that went back meanwhile is found out."""
+        mark = self._mark()  # before the transaction begins: what it sees has come further
+
+        def use_case(tx: Transaction) -> OlderCopy | None:
+            self._guard.commit(tx)
+            older.compare(
+                self._context, tx, mark, expected=False, clock_is_good=self._guard.fault() is None
+            )
+            return older.older_copy(tx)
+
+        beaten: Deferred[Any] = Deferred.fromCoroutine(self._run(self._storage.write, use_case))
+        beaten.addCallback(self._tell_older)
         return beaten.addErrback(self._failed, "the time could not be committed")
+
+    def _tell_older(self, found: OlderCopy | None) -> None:
+        """Once, until it is over."""
+        if found is not None and not self._told_older:
+            self._log.error("{found}", found=str(found))
+        self._told_older = found is not None
 
     async def _not_ready(self) -> str | None:
         if not self._is_serving():
@@ -53,18 +74,23 @@ class Upkeep:
         fault = self._guard.fault()
         if fault is not None:
             return f"{fault}; joins and renewals are refused (mezctl status --accept-clock)"
+
+        def use_case(tx: Transaction) -> OlderCopy | None:
+            self._guard.commit(tx)
+            return older.older_copy(tx)
+
         try:
-            written = self._doorway.deferred(self._storage.write(self._guard.commit))
-            await written.addTimeout(_WRITABLE_WITHIN.total_seconds(), self._reactor)
+            written = self._doorway.deferred(self._storage.write(use_case))
+            found = await written.addTimeout(_WRITABLE_WITHIN.total_seconds(), self._reactor)
         except TimeoutError:
             return f"the database takes longer than {_WRITABLE_WITHIN.total_seconds():.0f} s to write"
         except MeziteError as error:
             return f"the database cannot be written: {error}"
-        return None
+        return None if found is None else str(found)
 
     def not_ready_reason(self) -> Deferred[str | None]:
-        """Why machines cannot join and renew now, or ``None``: the server listens, its
-        clock is good, and its database has just been written to."""
+        """Why machines cannot join or renew now, or ``None``: the server listens, its
+        clock is good, and its database has just been written to and is no older copy."""
         return Deferred.fromCoroutine(self._not_ready())
 
     def prune(self) -> Deferred[None]:

@@ -197,6 +197,10 @@ def status(
         "refusals": dict(refusals),
         "active_locks": len(record.active_locks),
         "locks": [lock(one) for one in record.active_locks[:_SHOWN_LOCKS]],
+        "older_copy": None if record.older is None else {
+            "found_at": when(record.older.found_at), "sign": record.older.sign.code,
+            "message": str(record.older),
+        },
         "ahead": None if record.ahead is None else {
             "instances": list(record.ahead.instances), "last_at": when(record.ahead.last_at),
         },

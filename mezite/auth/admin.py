@@ -19,6 +19,7 @@ from cryptography import x509
 from mezite import __version__
 from mezite.auth.adoption import Suspicion, suspicion
 from mezite.auth.context import Context, Operator
+from mezite.auth.older import OlderCopy, older_copy
 from mezite.auth.timekeeping import ClockGuard
 from mezite.certs import keys
 from mezite.certs.x509 import certificate_pem, spki_pin
@@ -26,6 +27,7 @@ from mezite.core import locks, rbac
 from mezite.core.audit import AuditEvent, EventType
 from mezite.core.model import Lock, Node
 from mezite.core.roles import Role
+from mezite.core.serials import serial_floor
 from mezite.errors import Conflict, InvalidInput, NotFound
 from mezite.storage.interface import MAX_PAGE as MAX_PAGE
 from mezite.storage.interface import Page, Transaction
@@ -185,6 +187,8 @@ class Status:
     active_locks: tuple[Lock, ...]
     reused_tokens: tuple[StoredEvent, ...]
     """The latest times that somebody presented a token which another had used."""
+    older: OlderCopy | None
+    """The database is an older copy, and no operator has said so: joins are refused."""
     ahead: Suspicion | None
     """Machines show that the database is an old copy, and no operator has said so."""
 
@@ -216,6 +220,7 @@ def status(context: Context, tx: Transaction) -> Status:
             for one in tx.authorities()
         ),
         active_locks=tuple(lock for lock in tx.all_locks() if locks.is_active(lock, now)),
+        older=older_copy(tx),
         ahead=suspicion(tx),
         reused_tokens=tx.list_events(type_name=EventType.TOKEN_REUSED.event_name, limit=_SHOWN_REUSED),
     )
@@ -225,6 +230,7 @@ def accept_clock(context: Context, tx: Transaction, operator: Operator, guard: C
     """The clock is right as it stands, says *operator*: joins and renewals go on; the time."""
     fault = guard.fault()
     accepted = guard.accept(tx)
+    tx.raise_serials(serial_floor(accepted))
     note(context, tx, operator, EventType.CLOCK_ACCEPTED, "cluster", context.cluster.name,
          message=fault or "the clock was not at fault")
     return accepted

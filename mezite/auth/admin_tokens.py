@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from mezite.auth.admin import note
 from mezite.auth.context import Context, Operator
+from mezite.auth.older import require_current
 from mezite.core.audit import EventType
 from mezite.core.duration import format_duration
 from mezite.core.model import Bot, JoinToken
@@ -47,7 +48,10 @@ def make_token(
     context: Context, tx: Transaction, operator: Operator, bot: Bot, *, ttl: timedelta, uses: int,
     event: EventType = EventType.TOKEN_CREATED, replaced: int | None = None,
 ) -> NewToken:
-    """A token that admits machines as *bot*, and its audit event."""
+    """A token that admits machines as *bot*, and its audit event.
+
+    :class:`Conflict` while joins are refused, as the database is an older copy."""
+    require_current(tx)
     if not timedelta(seconds=1) <= ttl <= MAX_TOKEN_TTL:
         raise InvalidInput(
             f"{format_duration(ttl)} is out of bounds; a join token lives 1s to "

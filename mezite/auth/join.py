@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from mezite.auth.context import Context, Peer
 from mezite.auth.issue import answer_fork, expired, locked, sign_all, terms
+from mezite.auth.older import refuse_joins
 from mezite.auth.proof import JoinProof
 from mezite.core.audit import AuditEvent, EventType
 from mezite.core.duration import format_duration
@@ -41,6 +42,9 @@ def join(
     admission = tx.admission(request.token_id, proof.lineage_key)
     if admission is not None:
         return _repeat(context, tx, request, proof, admission, nonce=nonce, peer=peer)
+    refused = refuse_joins(tx)
+    if refused is not None:
+        return refused
     token = tx.token(request.token_id)
     if token is None or not secret_matches(request.token_secret, token.secret_hash):
         return Refused(

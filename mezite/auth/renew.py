@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from mezite.auth.adoption import STORED_AT
+from mezite.auth.adoption import STORED_AT, show_older
 from mezite.auth.context import Context, Peer
 from mezite.auth.issue import answer_fork, expired, locked, sign_all, terms
+from mezite.auth.older import refuse_joins
 from mezite.auth.proof import RenewProof
 from mezite.core.audit import AuditEvent, EventType
 from mezite.core.generation import Advance, ForkSuspected, Presented, Stored, judge
@@ -46,7 +47,7 @@ def _renew_once(
     now = context.clock()
     instance = tx.instance(request.instance_id)
     if instance is None:
-        return Refused(
+        return refuse_joins(tx) or Refused(
             Reason.INSTANCE_UNKNOWN,
             f"the server does not know instance {request.instance_id}; join again with a new token",
         )
@@ -126,6 +127,7 @@ def _renew_once(
     if not done:
         return None
     if adopted:
+        show_older(context, tx, instance)
         tx.add_event(
             AuditEvent(
                 EventType.GENERATION_ADOPTED,

@@ -1,10 +1,10 @@
 """After the database was put back from a backup: what it brings back is voided,
 what it lacks is told.
 
-The server cannot know for sure that its database is an old copy.  What is safe
-is done at every start: serials begin above all that was ever issued.  Machines
-that are ahead of the database are adopted when they renew.  The rest is an
-operator's word: :func:`restore`.
+What is safe is done at every start: serials begin above all that was ever issued.
+An older copy is found out (older.py), and then no machine joins.  Machines that are
+ahead of the database are adopted when they renew.  The rest is an operator's word:
+:func:`restore`.
 
 An instance that joined after the backup is not adopted, though its certificate
 would prove that it was one of ours.  The same certificate is held by an instance
@@ -17,27 +17,39 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from mezite.auth import older
 from mezite.auth.admin import note
 from mezite.auth.adoption import last_event
 from mezite.auth.context import Context, Operator
 from mezite.core.audit import AuditEvent, EventType
+from mezite.core.highwater import HighWater
 from mezite.core.model import JoinToken
 from mezite.core.serials import serial_floor
 from mezite.errors import Conflict, InvalidInput, Reason
 from mezite.storage.interface import MAX_PAGE, StoredEvent, Transaction
 
 _SHOWN = 100
+_UNKNOWN = frozenset({Reason.INSTANCE_UNKNOWN.code, Reason.DATABASE_RESTORED.code})
+"""Before this word, and after it."""
 LAST_COMMIT = "last_commit_unix"
 
 
-def begin(context: Context, tx: Transaction, last_commit: datetime | None, *, clock_is_good: bool) -> None:
-    """A server starts on this database, which was written last at *last_commit*.
+def begin(
+    context: Context, tx: Transaction, last_commit: datetime | None, *, clock_is_good: bool,
+    mark: HighWater | None = None, has_mark: bool = False,
+) -> older.OlderCopy | None:
+    """A server starts on this database, which was written last at *last_commit*
+    and had come as far as *mark*, which was read before; *has_mark*: one is kept
+    in the same directory.  Returns whether it is known to be an older copy.
 
     By a clock at fault serials are left alone: ahead by years, it would use them up.
     """
     now = context.clock()
     if clock_is_good:
         tx.raise_serials(serial_floor(now))
+    if mark is not None:
+        tx.raise_serials(mark.serials)
+    older.compare(context, tx, mark, expected=has_mark, clock_is_good=clock_is_good)
     fields = {} if last_commit is None else {LAST_COMMIT: int(last_commit.timestamp())}
     tx.add_event(
         AuditEvent(
@@ -45,6 +57,7 @@ def begin(context: Context, tx: Transaction, last_commit: datetime | None, *, cl
             resource_name=context.cluster.name, fields=fields,
         )
     )
+    return older.older_copy(tx)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +114,7 @@ def restore(
     for token in revived:
         tx.void_token(token.id, now)
     bots = {bot.name for bot_id in {token.bot_id for token in revived} if (bot := tx.bot_by_id(bot_id))}
+    older.declared(tx)
     found = Restored(
         since=since,
         until=until,
@@ -139,7 +153,7 @@ def _strangers(tx: Transaction, until: datetime) -> tuple[Stranger, ...]:
     for one in _since(tx, EventType.RENEW_REFUSED, until):
         event = one.event
         known = tx.instance(event.resource_name) is not None
-        if event.reason == Reason.INSTANCE_UNKNOWN.code and not known and len(found) < _SHOWN:
+        if event.reason in _UNKNOWN and not known and len(found) < _SHOWN:
             found.setdefault(event.resource_name, Stranger(event.resource_name, event.client_ip, event.at))
     return tuple(found.values())
 

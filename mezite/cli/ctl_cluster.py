@@ -62,8 +62,8 @@ def _write_status(answer: Any) -> None:
 
 def _write_alarms(answer: Any) -> None:
     forked = [lock for lock in answer["locks"] if lock["reason"] == "generation_mismatch"]
-    ahead = answer["ahead"]
-    if answer["clock_fault"] is None and not forked and not answer["reused_tokens"] and ahead is None:
+    ahead, older = answer["ahead"], answer["older_copy"]
+    if not (answer["clock_fault"] or forked or answer["reused_tokens"] or ahead or older):
         return
     write_line()
     write_line("Look at this:")
@@ -72,11 +72,12 @@ def _write_alarms(answer: Any) -> None:
             f"  {answer['clock_fault']}: joins and renewals are refused; set the clock, or if it is right: "
             "mezctl status --accept-clock"
         )
+    if older is not None:
+        write_line(f"  {older['message']}; it voids the tokens and shows what is missing")
     if ahead is not None:
         write_line(
             f"  the database is older than its machines ({len(ahead['instances'])} ahead, the last one at "
-            f"{ahead['last_at']}): it was put back from a copy; to void its tokens and see what is missing: "
-            "mezctl restore"
+            f"{ahead['last_at']}); if it was put back from a copy: mezctl restore"
         )
     for lock in forked:
         write_line(f"  instance {lock['target']} is locked for good (generation_mismatch): {lock['message']}")

@@ -40,6 +40,7 @@ _TOKEN = re.compile(r"(tok-bot-[0-9a-f]{12})-[0-9a-f-]+")
 _REASONS = {
     Reason.UNAVAILABLE: FAILED,
     Reason.SERVER_CLOCK: FAILED,
+    Reason.DATABASE_RESTORED: FAILED,
     Reason.PROVE: FAILED,
     Reason.INTERVAL_TOO_LONG: USAGE,
 }

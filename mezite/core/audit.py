@@ -19,6 +19,7 @@ class EventType(Enum):
     RECORDS_PRUNED = "records.pruned", "M1003"
     SERVER_STARTED = "server.started", "M1004"
     DATABASE_RESTORED = "database.restored", "M1005"
+    DATABASE_OLDER = "database.older", "M1006"
     ROLE_CREATED = "role.created", "M1100"
     ROLE_UPDATED = "role.updated", "M1101"
     ROLE_DELETED = "role.deleted", "M1102"

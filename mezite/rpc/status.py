@@ -36,6 +36,7 @@ STATUS_OF: dict[Reason, grpc.StatusCode] = {
     Reason.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.CLOCK_SKEW: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.SERVER_CLOCK: grpc.StatusCode.UNAVAILABLE,
+    Reason.DATABASE_RESTORED: grpc.StatusCode.UNAVAILABLE,
     Reason.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
 }
 

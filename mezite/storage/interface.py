@@ -228,7 +228,14 @@ class Transaction(Protocol):
     def delete_lock(self, lock_id: str) -> bool: ...
 
     # Audit.
-    def add_event(self, event: AuditEvent) -> None: ...
+    def add_event(self, event: AuditEvent, above: int = 0) -> None:
+        """Its number, and so every later one, is higher than *above*."""
+        ...
+
+    def newest_event(self) -> int:
+        """The number of the newest event; 0 where there is none."""
+        ...
+
     def list_events(
         self, *, before: int | None = None, limit: int = 100, type_name: str | None = None,
         resource_name: str | None = None,
@@ -264,6 +271,9 @@ class Transaction(Protocol):
 
 Listener = Callable[[frozenset[str]], None]
 Deliver = Callable[[Sequence[Callable[[], None]]], None]
+Committed = Callable[[int, int], None]
+"""Gets the number of the newest event and the end of the reserved serials, after
+each commit and before its futures resolve; never fails (mark.py)."""
 
 
 class Storage(Protocol):

@@ -19,7 +19,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from mezite.errors import StorageFailure
-from mezite.storage.interface import Deliver, Listener, Transaction
+from mezite.storage import sql
+from mezite.storage.interface import Committed, Deliver, Listener, Transaction
 from mezite.storage.rows import Row
 from mezite.storage.sqlite_file import Source, failure
 from mezite.storage.transaction import Serials, SqlTransaction
@@ -64,6 +65,7 @@ class _Link:
         if connection is not None:
             self._wait_here(connection)
         self._failed: StorageFailure | None = None
+        self.writes = not self._reading
         self.serials = Serials()
 
     @staticmethod
@@ -163,9 +165,13 @@ class QueuedStorage:
     wait for them.
     """
 
-    def __init__(self, source: Source, *, readers: int, deliver: Deliver | None = None) -> None:
+    def __init__(
+        self, source: Source, *, readers: int, deliver: Deliver | None = None,
+        committed: Committed | None = None,
+    ) -> None:
         self._source = source
         self._deliver = _at_once if deliver is None else deliver
+        self._committed = committed
         self._listeners: tuple[Listener, ...] = ()
         self._lock = threading.Lock()
         self._closed = False
@@ -228,14 +234,18 @@ class QueuedStorage:
         started: list[_Job] = []
         calls: list[Callable[[], None]] = []
         topics: set[str] = set()
+        newest = 0
         try:
             link.begin()
             for job in jobs:
                 if job.future.set_running_or_notify_cancel():
                     started.append(job)
                     calls.append(self._outcome(job, link, topics))
+            if self._committed is not None and link.writes:
+                ((newest,),) = link.select(sql.NEWEST_EVENT)
             link.change("commit")
         except BaseException as error:
+            newest = 0
             link.give_up()
             if not isinstance(error, StorageFailure):
                 _log.exception("%s: a batch failed", self._source.name)
@@ -244,6 +254,8 @@ class QueuedStorage:
             started += [job for job in jobs if job.future.set_running_or_notify_cancel()]
             calls = [partial(job.settle, None, StorageFailure(str(error))) for job in started]
             topics.clear()
+        if newest and self._committed is not None:
+            self._committed(newest, link.serials.limit)
         if topics:
             calls.insert(0, partial(self._notify, frozenset(topics)))
         if calls:

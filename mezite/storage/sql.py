@@ -152,6 +152,8 @@ _EVENT = """at_us, type, code, actor, resource_type, resource_name, client_ip, s
 message, fields"""
 
 ADD_EVENT = f"insert into events ({_EVENT}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+NEWEST_EVENT = "select coalesce(max(id), 0) from events"
+ADD_NUMBERED_EVENT = f"insert into events (id, {_EVENT}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 LIST_EVENTS = f"select id, {_EVENT} from events where id < ? order by id desc limit ?"
 LIST_EVENTS_OF_TYPE = f"""select id, {_EVENT} from events
 where type = ? and id < ? order by id desc limit ?"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from mezite.storage.interface import Deliver
+from mezite.storage.interface import Committed, Deliver
 from mezite.storage.queued import QueuedStorage
 from mezite.storage.sqlite_file import DatabaseFile
 
@@ -33,6 +33,9 @@ class SqliteStorage(QueuedStorage):
         path: Path,
         *,
         deliver: Deliver | None = None,
+        committed: Committed | None = None,
         connection_class: type[sqlite3.Connection] = sqlite3.Connection,
     ) -> None:
-        super().__init__(DatabaseFile(path, connection_class), readers=READERS, deliver=deliver)
+        super().__init__(
+            DatabaseFile(path, connection_class), readers=READERS, deliver=deliver, committed=committed
+        )

@@ -327,8 +327,14 @@ class SqlTransaction:
 
     # --- audit and figures ---
 
-    def add_event(self, event: AuditEvent) -> None:
-        self._change("", sql.ADD_EVENT, *rows.event_row(event))
+    def add_event(self, event: AuditEvent, above: int = 0) -> None:
+        if above and above >= self.newest_event():
+            self._change("", sql.ADD_NUMBERED_EVENT, above + 1, *rows.event_row(event))
+        else:
+            self._change("", sql.ADD_EVENT, *rows.event_row(event))
+
+    def newest_event(self) -> int:
+        return int(self._one(sql.NEWEST_EVENT)[0])
 
     def list_events(
         self, *, before: int | None = None, limit: int = 100, type_name: str | None = None,
