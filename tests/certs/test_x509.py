@@ -100,6 +100,7 @@ def test_ca_presented_beside_a_foreign_leaf_is_refused() -> None:
         ([CA], spki_pin(CA)),
         (CHAIN, spki_pin(CHAIN[0])),
     ],
+    ids=["foreign", "none", "too long", "no chain", "leaf alone", "CA alone", "of the leaf"],
 )
 def test_unproven_server_is_refused(chain: list[x509.Certificate], pin: str) -> None:
     with pytest.raises(UntrustedServer):
