@@ -40,7 +40,6 @@ setup(
         "dev": [
             # Clients that tests/system/test_clients.py logs in with.
             "ansible-core>=2.17",
-            "asyncssh>=2.18",
             "paramiko>=3.5",
             "asyncssh>=2.21",
             "build",
