@@ -17,7 +17,11 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from twisted.conch.ssh import transport
+from twisted.conch.ssh.common import ffs
 from twisted.conch.ssh.transport import SSHCiphers, SSHTransportBase
+
+from mezite.certs import wire
+from mezite.certs.wire import Reader
 
 CTR = {b"aes256-ctr": 32, b"aes192-ctr": 24, b"aes128-ctr": 16}
 GCM = {b"aes256-gcm@openssh.com": 32, b"aes128-gcm@openssh.com": 16}
@@ -232,12 +236,25 @@ class PacketFraming(SSHTransportBase):
         super().connectionMade()
 
     def ssh_KEXINIT(self, packet: bytes) -> None:
-        super().ssh_KEXINIT(packet)
+        super().ssh_KEXINIT(self._with_macs_that_matter(packet))
+        # What the exchange's hash covers is what was sent.
+        self.otherKexInitPayload = bytes((transport.MSG_KEXINIT,)) + packet
         agreed: SSHCiphers | None = getattr(self, "nextEncryptions", None)
         if agreed is not None:
             self.nextEncryptions = Ciphers(
                 agreed.outCipType, agreed.inCipType, agreed.outMACType, agreed.inMACType
             )
+
+    def _with_macs_that_matter(self, packet: bytes) -> bytes:
+        """The peer's *packet*, with our MACs where AES-GCM will be used: it needs none, so
+        that none need be shared (OpenSSH's PROTOCOL, 1.6), which Conch asks for."""
+        reader = Reader(packet[16:], "key exchange")
+        lists = [reader.string() for _ in range(10)]
+        for ciphers, macs in ((2, 4), (3, 5)):
+            ours, theirs = self.supportedCiphers, lists[ciphers].split(b",")
+            if ffs(*((ours, theirs) if self.isClient else (theirs, ours))) in GCM:
+                lists[macs] = b",".join(self.supportedMACs)
+        return packet[:16] + b"".join(map(wire.string, lists)) + reader.rest()
 
     def _newKeys(self) -> None:
         self._sealing, self._opening = self.nextEncryptions.sealing, self.nextEncryptions.opening

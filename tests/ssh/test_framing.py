@@ -39,6 +39,17 @@ def test_keys_can_change_again(strict: bool, suite: dict[str, bytes]) -> None:
     assert not connection.server.output_blocked
 
 
+@pytest.mark.parametrize("cipher", [*framing.GCM, b"aes256-ctr"])
+def test_macs_matter_only_where_they_are_used(cipher: bytes) -> None:
+    """AES-GCM needs none, so a client that shares none with us is served, as by OpenSSH."""
+    connection = Wire(client={"cipher": cipher, "mac": b"umac-64@openssh.com"})
+    if cipher in framing.GCM:
+        connection.log_in()
+        assert connection.send(GLOBAL_REQUEST, KEEPALIVE) == [(REQUEST_FAILURE, b"")]
+    else:
+        assert connection.client.lost
+
+
 @pytest.mark.parametrize("suite", SUITES, ids=names)
 def test_changed_byte_ends_the_connection(suite: dict[str, bytes]) -> None:
     """Wherever it is: in the length, the body or the code behind it."""

@@ -118,3 +118,15 @@ def test_paramiko_takes_the_change_of_keys(node: Node) -> None:
         client.close()
 
 
+@pytest.mark.parametrize(
+    "cipher", ["aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com,aes128-gcm@openssh.com"]
+)
+def test_ssh_needs_no_common_mac_with_gcm(cipher: str, node: Node) -> None:
+    only = (f"Ciphers={cipher}", "MACs=umac-64@openssh.com")
+    done = node.run(node.identity(), "whoami", options=only)
+    assert (done.stdout, done.returncode) == (b"deploy\n", 0), done.stderr
+
+
+def test_ssh_needs_a_common_mac_with_ctr(node: Node) -> None:
+    done = node.run(node.identity(), "true", options=("Ciphers=aes256-ctr", "MACs=umac-64@openssh.com"))
+    assert done.returncode == 255
