@@ -7,23 +7,19 @@ other users.
 
 from __future__ import annotations
 
-import errno
 import os
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import Logger
-from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from mezite.admin import socketfile
 from mezite.admin.caller import Allowed, Caller, group_id
 from mezite.admin.connection import IDLE_SECONDS, MAX_CONNECTIONS, Connections, Method
+from mezite.admin.listener import Listener
 
 __all__ = ["Caller", "Method", "SocketService"]
 
@@ -58,7 +54,8 @@ class SocketService(Service):
         self._max_connections = max_connections
         self._group_id: int | None = None
         self._file: socketfile.SocketFile | None = None
-        self._listener: _Listener | None = None
+        self._listener: Listener | None = None
+        self._connections: Connections | None = None
 
     def privilegedStartService(self) -> None:
         if self._file is None:
@@ -70,12 +67,12 @@ class SocketService(Service):
         assert self._file is not None
         super().startService()
         remedy = f"become root or a member of the group {self._group}" if self._group else "ask its owner"
-        connections = Connections(
+        connections = self._connections = Connections(
             self._reactor, self._methods, Allowed(os.geteuid(), self._group_id),
             where=str(self._path), remedy=remedy,
             idle_seconds=self._idle_seconds, max_connections=self._max_connections,
         )
-        self._listener = _Listener(self._reactor, self._file.socket, connections)
+        self._listener = Listener(self._reactor, self._file.socket, connections)
         self._listener.start()
         self._log.info("operators reach us at {path}", path=str(self._path))
         if self._group_id is not None and socketfile.shuts_out(self._path.parent, self._group_id):
@@ -93,66 +90,11 @@ class SocketService(Service):
         closed = succeed(None)
         if listener is not None:
             listener.stop()
-            closed = listener.connections.close_all()
+            assert self._connections is not None
+            closed = self._connections.close_all()
         if file is not None:
             try:
                 file.remove()
             except OSError as error:
                 self._log.warn("{path}: cannot be removed: {error}", path=str(self._path), error=error)
         return closed
-
-
-@implementer(IReadDescriptor)
-class _Listener:
-    """Accepts connections.  Twisted's own UNIX port would open the file's mode
-    to 0666 for a moment, and unlink whatever stands at the path when it ends."""
-
-    _log = Logger()
-
-    def __init__(self, reactor: Any, listener: socket.socket, connections: Connections) -> None:
-        self.connections = connections
-        self._reactor = reactor
-        self._socket = listener
-        self._pause: Any = None
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def logPrefix(self) -> str:
-        return "admin socket"
-
-    def doRead(self) -> None:
-        for _ in range(16):
-            try:
-                peer, _address = self._socket.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    # Readiness stays on: without a pause this would spin.
-                    self._reactor.removeReader(self)
-                    self._pause = self._reactor.callLater(1, self.start)
-                return
-            with peer:
-                peer.setblocking(False)
-                try:
-                    self._reactor.adoptStreamConnection(peer.fileno(), socket.AF_UNIX, self.connections)
-                except Exception:
-                    # What leaves doRead would make the reactor drop the listener.
-                    self._log.failure("a connection could not be taken")
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The reactor ends with us still listening."""
-        self.stop()
-
-    def start(self) -> None:
-        self._pause = None
-        self._reactor.addReader(self)
-
-    def stop(self) -> None:
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
-        self._reactor.removeReader(self)
-
-

@@ -27,6 +27,13 @@ class SocketFile:
     path: Path
     inode: tuple[int, int]
 
+    def is_there(self) -> bool:
+        """Whether the path still leads to this socket."""
+        try:
+            return _inode(self.path) == self.inode
+        except OSError:
+            return False
+
     def remove(self) -> None:
         """The socket is closed and its file gone, unless another server's stands there by now."""
         self.socket.close()

@@ -18,7 +18,7 @@ import mezite
 from mezite.cli import failures
 from mezite.cli.program import Program
 from mezite.config import daemon, paths
-from mezite.errors import StateFailure, UsageError
+from mezite.errors import MeziteError, StateFailure, UsageError
 
 if TYPE_CHECKING:
     from mezite.core.request import TokenText
@@ -54,7 +54,8 @@ def identity() -> None:
 @click.option("--certificate-ttl", metavar="DURATION",
               help="How long a certificate lives, where the roles allow it.")
 @click.option("--one-shot", is_flag=True, default=None, help="Join, or renew once, and exit.")
-@click.option("--outputs", metavar="LIST", help="What to publish: files.")
+@click.option("--outputs", metavar="LIST", help="What to publish, separated by commas: files (the default), agent for an ssh-agent at "
+                   "DIR/agent.sock.")
 @click.option("--ca-pin", metavar="HEX", help="Pin of the server's CA, in place of the token's.")
 @click.option("--ca-file", metavar="FILE",
               help="PEM file with the server's CA, in place of a pin; `system` for publicly trusted ones.")
@@ -77,9 +78,11 @@ def _run(config: daemon.DaemonConfig) -> int:
         # What is loaded from here on stays; to look for garbage among it takes a tenth of the start.
         gc.disable()
     from mezite.identity.destination import Directory
+    from mezite.identity.outputs import AGENT, AGENT_SOCKET, FILES, Form
     from mezite.identity.state import StateFile
 
-    destination = Directory(config.destination)
+    agent = str(config.destination / AGENT_SOCKET) if AGENT in config.outputs else None
+    destination = Directory(config.destination, Form(with_key=FILES in config.outputs, agent_socket=agent))
     destination.prepare()
     state_file = StateFile(config.destination)
     try:
@@ -153,6 +156,8 @@ def _serve(
 
     from mezite.identity.events import Finish
     from mezite.identity.logs import begin_logging
+    from mezite.identity.outputs import AGENT, AGENT_SOCKET
+    from mezite.identity.places import Places
     from mezite.identity.remote import GrpcRemote
     from mezite.identity.service import Clocks, IdentityService
     from mezite.identity.states import Options
@@ -171,6 +176,15 @@ def _serve(
         ago = timedelta(seconds=max(0.0, time.time() - switched))
         destination.note_switched_before(ago, clocks.moment().monotonic)
     destination.clean_up(clocks.moment().monotonic)
+    place: Any = destination
+    agents: list[Any] = []
+    if AGENT in config.outputs:
+        from mezite.agent.listening import AgentSocket
+        from mezite.identity.agent import AgentPlace
+
+        socket_file = config.destination / AGENT_SOCKET
+        agents = [AgentPlace(AgentSocket(reactor, socket_file, now=lambda: clocks.moment().monotonic))]
+        place = Places([*agents, destination])
     service = IdentityService(
         reactor=reactor,
         clocks=clocks,
@@ -185,7 +199,8 @@ def _serve(
         ),
         durable=durable,
         state_file=state_file,
-        destination=destination,
+        destination=place,
+        kinds=config.outputs,
         where=str(config.destination),
         remote=remote,
         published=lambda: _note_last(config.destination),
@@ -200,7 +215,7 @@ def _serve(
         from mezite.identity.control import ControlService
 
         socket_path = config.control_socket or state_file.directory / "control.sock"
-        services.append(ControlService(reactor, socket_path, service))
+        services += [ControlService(reactor, socket_path, service), *agents]
     finished: list[Finish] = []
 
     def end(finish: Finish) -> None:
@@ -213,8 +228,8 @@ def _serve(
             part.startService()
 
     service.ended.addCallback(end)
+    _bind(services)
     for part in services:
-        part.privilegedStartService()
         reactor.addSystemEventTrigger("before", "shutdown", part.stopService)
     reactor.callWhenRunning(begin)
     gc.enable()
@@ -223,6 +238,19 @@ def _serve(
     if finish.error is not None:
         failures.report(PROGRAM, finish.error)
     return finish.exit_code
+
+
+def _bind(services: list[Any]) -> None:
+    """Each has what it needs, or none leaves anything behind."""
+    begun: list[Any] = []
+    try:
+        for part in services:
+            begun.append(part)
+            part.privilegedStartService()
+    except MeziteError:
+        for part in reversed(begun[1:]):
+            part.stopService()
+        raise
 
 
 def _warn_of_damage(damaged: str) -> None:

@@ -21,6 +21,8 @@ DEFAULT_PORT = 3025
 SYSTEM_CAS = "system"
 """``--ca-file=system``: the publicly trusted CAs of this machine."""
 STDIN = "-"
+OUTPUTS = ("files", "agent")
+"""The first one is the default."""
 
 KEYS = (
     "auth-server",
@@ -95,7 +97,7 @@ class DaemonConfig:
     renewal_interval: timedelta | None = None
     certificate_ttl: timedelta | None = None
     one_shot: bool = False
-    outputs: tuple[str, ...] = ("files",)
+    outputs: tuple[str, ...] = OUTPUTS[:1]
     ca_pin: str | None = None
     ca_file: Path | None = None
     ca_system: bool = False
@@ -189,14 +191,19 @@ def _config(settings: Mapping[str, _Setting], environ: Mapping[str, str], uid: i
     ca_system = ca_file is not None and ca_file.value == SYSTEM_CAS
     destination = settings.get("destination")
     where = Path(destination.text()).expanduser() if destination else paths.identity_dir(environ, uid)
+    outputs, one_shot = _outputs(settings.get("outputs")), _boolean(settings.get("one-shot"))
+    if one_shot and "agent" in outputs:
+        raise settings["outputs"].fault(
+            "an agent ends with its process, and a one-shot run is over at once; use files"
+        )
     return DaemonConfig(
         destination=where.absolute(),
         auth_server=_address(settings.get("auth-server")),
         token=_token(settings),
         renewal_interval=interval,
         certificate_ttl=ttl,
-        one_shot=_boolean(settings.get("one-shot")),
-        outputs=_outputs(settings.get("outputs")),
+        one_shot=one_shot,
+        outputs=outputs,
         ca_pin=_pin(settings.get("ca-pin")),
         ca_file=Path(ca_file.text()) if ca_file and not ca_system else None,
         ca_system=ca_system,
@@ -296,17 +303,15 @@ def _boolean(setting: _Setting | None) -> bool:
 
 def _outputs(setting: _Setting | None) -> tuple[str, ...]:
     if setting is None:
-        return ("files",)
+        return OUTPUTS[:1]
     value = setting.value
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise setting.fault("expected outputs separated by commas; files is the one there is")
+        raise setting.fault(f"expected outputs separated by commas, of {', '.join(OUTPUTS)}")
     chosen = tuple(dict.fromkeys(name.strip() for name in names))
     for name in chosen:
-        if name == "agent":
-            raise setting.fault("the agent output does not exist yet; use files")
-        if name != "files":
-            raise setting.fault(f"unknown output {name!r}; files is the one there is")
+        if name not in OUTPUTS:
+            raise setting.fault(f"unknown output {name!r}; there are {', '.join(OUTPUTS)}")
     return chosen
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mezite.errors import StateFailure, UsageError
-from mezite.identity.outputs import NAMES, Outputs, config_path
+from mezite.identity.outputs import FILES_ONLY, NAMES, Form, Outputs, config_path
 from mezite.identity.state import sync_directory
 
 SETS = "sets"
@@ -52,11 +52,12 @@ class Destination(Protocol):
 
 
 class Directory:
-    """The destination in the file system."""
+    """The destination in the file system; *form* says which files it has."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, form: Form = FILES_ONLY) -> None:
         config_path(str(path))
         self.path = path
+        self._form = form
         self._sets = path / SETS
         self._replaced: dict[str, timedelta] = {}
         """Name of a set → when it was replaced, or first seen to be."""
@@ -156,14 +157,14 @@ class Directory:
 
     def _holds(self, directory: Path, outputs: Outputs) -> bool:
         found: dict[str, bytes] = {}
-        for name, (_, mode) in outputs.files(str(directory)).items():
+        for name, (_, mode) in outputs.files(str(directory), self._form).items():
             try:
                 found[name] = (directory / name).read_bytes()
                 if (directory / name).lstat().st_mode & 0o777 != mode:
                     return False
             except OSError:
                 return False
-        return outputs.are(found, str(directory))
+        return outputs.are(found, str(directory), self._form)
 
     def _publish(self, outputs: Outputs) -> None:
         self._sets.mkdir(mode=0o755, exist_ok=True)
@@ -172,7 +173,7 @@ class Directory:
         shutil.rmtree(new, ignore_errors=True)
         try:
             new.mkdir(mode=0o755)
-            for name, (content, mode) in outputs.files(str(final)).items():
+            for name, (content, mode) in outputs.files(str(final), self._form).items():
                 _write(new / name, content, mode)
             sync_directory(new)
             new.rename(final)
@@ -189,7 +190,9 @@ class Directory:
         # The first time they come one by one: who waits for the key then finds all.
         for name in reversed(NAMES):
             link, target = self.path / name, f"{CURRENT}/{name}"
-            if not link.is_symlink():
+            if name not in self._form.names():
+                link.unlink(missing_ok=True)
+            elif not link.is_symlink():
                 self._switch(link, target)
         sync_directory(self.path)
 

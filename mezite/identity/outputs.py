@@ -12,13 +12,18 @@ from cryptography.hazmat.primitives import serialization
 from mezite.certs import keys, ssh
 from mezite.core.model import Node
 from mezite.errors import UsageError
-from mezite.identity.records import Held
+from mezite.identity.records import Held, KeyPair
 
 SSH_KEY = "ssh_key"
 CERTIFICATE = "ssh_key-cert.pub"
 KNOWN_HOSTS = "known_hosts"
 SSH_CONFIG = "ssh_config"
 NAMES = (SSH_KEY, CERTIFICATE, KNOWN_HOSTS, SSH_CONFIG)
+"""The key's comes first; a set may lack it."""
+FILES = "files"
+AGENT = "agent"
+KINDS = (FILES, AGENT)
+AGENT_SOCKET = "agent.sock"
 
 _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _PORT = re.compile(r"[0-9]{1,5}")
@@ -26,14 +31,31 @@ _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,254}|::[A-Fa-f0-9:]{0,40}")
 
 
 @dataclass(frozen=True, slots=True)
+class Form:
+    """Which files a set has, and what its ssh_config says."""
+
+    with_key: bool = True
+    agent_socket: str | None = None
+    """Where an agent holds the same certificate."""
+
+    def names(self) -> tuple[str, ...]:
+        return NAMES if self.with_key else NAMES[1:]
+
+
+FILES_ONLY = Form()
+
+
+@dataclass(frozen=True, slots=True)
 class Outputs:
-    """One set of files, to be published together."""
+    """One identity, to be published: as a set of files, by an agent, or both."""
 
     ssh_key: bytes = field(repr=False)
     """An OpenSSH private key file; it has random parts, so two of one key differ."""
-    public: bytes
-    """The public half, SSH wire format."""
+    key: KeyPair
     certificate: bytes
+    """The line of the file."""
+    certificate_blob: bytes
+    comment: str
     known_hosts: bytes
     nodes: tuple[Node, ...]
 
@@ -43,28 +65,33 @@ class Outputs:
         private = keys.private_from_pem(held.keys.ssh[0].pair.private_pem, None)
         return cls(
             ssh_key=keys.private_to_openssh(private, comment),
-            public=held.keys.ssh[0].pair.public,
+            key=held.keys.ssh[0].pair,
             certificate=ssh.certificate_line(held.certificates[0], comment).encode() + b"\n",
+            certificate_blob=held.certificates[0],
+            comment=comment,
             known_hosts=known_hosts(held.trust.host_cas),
             nodes=held.trust.nodes,
         )
 
-    def files(self, directory: str) -> dict[str, tuple[bytes, int]]:
+    def files(self, directory: str, form: Form = FILES_ONLY) -> dict[str, tuple[bytes, int]]:
         """Name → content and mode of the files that lie in *directory*."""
-        return {
+        files = {
             SSH_KEY: (self.ssh_key, 0o600),
             CERTIFICATE: (self.certificate, 0o644),
             KNOWN_HOSTS: (self.known_hosts, 0o644),
-            SSH_CONFIG: (ssh_config(directory, self.nodes), 0o644),
+            SSH_CONFIG: (ssh_config(directory, self.nodes, form), 0o644),
         }
+        return {name: files[name] for name in form.names()}
 
-    def are(self, found: Mapping[str, bytes], directory: str) -> bool:
+    def are(self, found: Mapping[str, bytes], directory: str, form: Form = FILES_ONLY) -> bool:
         """Whether *found*, name → content in *directory*, says the same as these."""
-        wanted = {name: content for name, (content, _) in self.files(directory).items()}
+        wanted = {name: content for name, (content, _) in self.files(directory, form).items()}
         if found.keys() != wanted.keys():
             return False
-        if any(found[name] != wanted[name] for name in NAMES if name != SSH_KEY):
+        if any(found[name] != wanted[name] for name in wanted if name != SSH_KEY):
             return False
+        if not form.with_key:
+            return True
         try:
             key = serialization.load_ssh_private_key(found[SSH_KEY], None)
         except (ValueError, UnsupportedAlgorithm):
@@ -72,7 +99,7 @@ class Outputs:
         line = key.public_key().public_bytes(
             serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
         )
-        return keys.parse_public_line(line.decode()) == self.public
+        return keys.parse_public_line(line.decode()) == self.key.public
 
 
 def known_hosts(host_cas: Sequence[bytes]) -> bytes:
@@ -80,7 +107,7 @@ def known_hosts(host_cas: Sequence[bytes]) -> bytes:
     return "".join(f"@cert-authority * {keys.public_line(blob)}\n" for blob in host_cas).encode()
 
 
-def ssh_config(directory: str, nodes: Sequence[Node]) -> bytes:
+def ssh_config(directory: str, nodes: Sequence[Node], form: Form = FILES_ONLY) -> bytes:
     """A configuration for ``ssh -F`` with the files in *directory*.
 
     The paths in it are those of one set, so that a key is never read beside
@@ -100,12 +127,20 @@ def ssh_config(directory: str, nodes: Sequence[Node]) -> bytes:
             f"    Port {port}",
             f"    HostKeyAlias {node.name}",
         ]
+    lines.append("Host *")
+    if form.agent_socket is not None:
+        lines.append(f'    IdentityAgent "{config_path(form.agent_socket)}"')
+    if form.with_key:
+        lines += [
+            f'    IdentityFile "{quoted}/{SSH_KEY}"',
+            f'    CertificateFile "{quoted}/{CERTIFICATE}"',
+            "    IdentitiesOnly yes",
+        ]
+    else:
+        # What the agent lists is the only identity: it is always the newest.
+        lines.append("    IdentityFile none")
     lines += [
-        "Host *",
-        f'    IdentityFile "{quoted}/{SSH_KEY}"',
-        f'    CertificateFile "{quoted}/{CERTIFICATE}"',
         f'    UserKnownHostsFile "{quoted}/{KNOWN_HOSTS}"',
-        "    IdentitiesOnly yes",
         "    StrictHostKeyChecking yes",
     ]
     return "\n".join(lines).encode() + b"\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ from mezite.certs import keys
 from mezite.core.duration import format_duration
 from mezite.errors import MeziteError, Reason, Refused, Unreachable, UntrustedServer
 from mezite.identity.events import Moment, Skew
+from mezite.identity.outputs import AGENT, AGENT_SOCKET, FILES
 from mezite.identity.records import Held
 from mezite.identity.states import Phase, State
 
@@ -46,7 +48,9 @@ def error_line(error: MeziteError) -> str:
     return f"{text} ({error.code})" if isinstance(error, Refused) else text
 
 
-def status(state: State, *, destination: str, server: str, now: Moment) -> dict[str, Any]:
+def status(
+    state: State, *, destination: str, kinds: Sequence[str], server: str, now: Moment
+) -> dict[str, Any]:
     """The daemon as JSON: no secret in it; facts of the identity are null where there is none."""
     held, trouble = state.durable.held, state.trouble
     next_due = state.retry_due if state.phase is Phase.WAITING else state.renew_due
@@ -67,7 +71,7 @@ def status(state: State, *, destination: str, server: str, now: Moment) -> dict[
         },
         **_skew(state),
         "destination": destination,
-        "outputs": ["files"],
+        "outputs": list(kinds),
         "server": server,
     }
 
@@ -105,12 +109,15 @@ def text_time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def joined_lines(held: Held, destination: str) -> tuple[str, ...]:
+def joined_lines(held: Held, destination: str, kinds: Sequence[str]) -> tuple[str, ...]:
+    key = "ssh_key, " if FILES in kinds else ""
+    agent = (f"serving the key as an ssh-agent at {destination}/{AGENT_SOCKET}",) if AGENT in kinds else ()
     return (
         f"joined as bot {held.bot}, instance {held.instance_id}, generation {held.generation}",
         f"certificate for {', '.join(held.principals)} valid until {valid_until(held)} "
         f"({format_duration(held.ttl)})",
-        f"wrote ssh_key, ssh_key-cert.pub, known_hosts and ssh_config to {destination}",
+        f"wrote {key}ssh_key-cert.pub, known_hosts and ssh_config to {destination}",
+        *agent,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,7 +19,6 @@ from mezite.core.duration import format_duration
 from mezite.core.request import Issued
 from mezite.errors import MeziteError, Refused, Unreachable, UntrustedServer
 from mezite.identity import readiness, report
-from mezite.identity.destination import Destination
 from mezite.identity.events import (
     Action,
     Answered,
@@ -51,7 +50,8 @@ from mezite.identity.events import (
     WasRefused,
 )
 from mezite.identity.machine import step
-from mezite.identity.outputs import Outputs
+from mezite.identity.outputs import FILES, Outputs
+from mezite.identity.places import Place
 from mezite.identity.records import Durable, GenerationKeys, Held, KeyPair, SshPair
 from mezite.identity.remote import Known, Remote
 from mezite.identity.state import StateFile
@@ -109,11 +109,12 @@ class IdentityService(Service):
         options: Options,
         durable: Durable,
         state_file: StateFile,
-        destination: Destination,
+        destination: Place,
         where: str,
         remote: Remote,
         published: Callable[[], None],
         manager: ServiceManager | None = None,
+        kinds: Sequence[str] = (FILES,),
     ) -> None:
         self.ended: Deferred[Finish] = Deferred()
         self.state = State(options, durable)
@@ -121,6 +122,7 @@ class IdentityService(Service):
         self._state_file = state_file
         self._destination = destination
         self._where = where
+        self._kinds = tuple(kinds)
         self._remote = remote
         self._published = published
         self._supervised = Supervised(manager or ServiceManager())
@@ -156,7 +158,9 @@ class IdentityService(Service):
         now = self._clocks.moment()
         reason = readiness.not_ready_reason(self.state, now)
         return {
-            **report.status(self.state, destination=self._where, server=self._remote.address, now=now),
+            **report.status(
+                self.state, destination=self._where, kinds=self._kinds, server=self._remote.address, now=now
+            ),
             "published": readiness.is_published(self.state),
             "ready": reason is None,
             "not_ready_reason": reason,
@@ -288,7 +292,10 @@ class IdentityService(Service):
 
     def _tell_issued(self, action: TellIssued) -> None:
         held = action.held
-        lines = report.joined_lines(held, self._where) if action.joined else (report.renewed_line(held),)
+        if action.joined:
+            lines = report.joined_lines(held, self._where, self._kinds)
+        else:
+            lines = (report.renewed_line(held),)
         for line in lines:
             self._log.info("{line}", line=line)
         if not self.state.options.one_shot:
