@@ -27,6 +27,7 @@ _REMEDIES: dict[Reason, str] = {
     Reason.INTERVAL_TOO_LONG: "choose a --renewal-interval shorter than the certificate's TTL",
     Reason.CLOCK_SKEW: "set this machine's clock right",
     Reason.SERVER_CLOCK: "set the server's clock right; it goes on by itself then",
+    Reason.DATABASE_RESTORED: "an operator of the server runs `mezctl restore`; it goes on by itself then",
 }
 
 
