@@ -1,9 +1,8 @@
 """Use cases queued to threads, and committed a batch at a time.
 
 One thread writes.  It takes what has queued up while the last COMMIT waited
-for the disk, and what arrives while it runs these, each use case in a
-savepoint of its own, and commits them together: the disk is waited for once.
-Other threads read, each on a snapshot.
+for the disk, and what arrives while it runs these, and commits them together:
+the disk is waited for once.  Other threads read, each on a snapshot.
 """
 
 from __future__ import annotations
@@ -121,6 +120,11 @@ class _Link:
             self._failed = failure(self._source.name, error)
         return self._failed
 
+    def undo(self) -> None:
+        """The open transaction is empty again."""
+        self.change("rollback")
+        self.begin()
+
     def check(self) -> None:
         """The transaction is whole; raises ``StorageFailure`` when a statement has
         failed for good (though its use case may have caught that), or when SQLite
@@ -151,6 +155,69 @@ class _Link:
                 connection.close()
             except sqlite3.Error as error:
                 _log.warning("%s: close failed: %s", self._source.name, error)
+
+
+class _Batch:
+    """The use cases of one transaction, in order, and what came of each.
+
+    They run without savepoints, as hardly any ever raises.  When one does, the
+    transaction is undone, what was run before it is run again, and from then on
+    each has a savepoint of its own.
+    """
+
+    def __init__(self, link: _Link) -> None:
+        self.started: list[_Job] = []
+        self.calls: list[Callable[[], None]] = []
+        """What resolves the futures, once the batch is committed."""
+        self.topics: set[str] = set()
+        self._link = link
+        self._limit = link.serials.limit
+        self._runs_apart = False
+
+    def run(self, job: _Job) -> None:
+        """Raises ``StorageFailure`` when the whole batch cannot go on."""
+        self.started.append(job)
+        if self._runs_apart:
+            self._run_apart(job)
+            return
+        error = self._call(job)
+        if error is None:
+            return
+        if not job.reading:
+            self._link.undo()
+            self._link.serials.limit = self._limit
+            self._runs_apart = True
+            self.calls.clear()
+            self.topics.clear()
+            for before in self.started[:-1]:
+                self._run_apart(before)
+        self.calls.append(partial(job.settle, None, error))
+
+    def _run_apart(self, job: _Job) -> None:
+        link, limit = self._link, self._link.serials.limit
+        link.change("savepoint use_case")
+        error = self._call(job)
+        if error is not None:
+            link.change("rollback to use_case")
+            link.serials.limit = limit
+            self.calls.append(partial(job.settle, None, error))
+        link.change("release use_case")
+
+    def _call(self, job: _Job) -> BaseException | None:
+        """What the use case raised; its result is kept."""
+        link = self._link
+        transaction = SqlTransaction(link, None if job.reading else link.serials)
+        result, error = None, None
+        try:
+            result = job.use_case(transaction)
+        except BaseException as raised:
+            error = raised
+        transaction.end()
+        link.check()
+        if error is None:
+            self.topics |= transaction.changed
+            self.calls.append(partial(job.settle, result, None))
+        return error
 
 
 class QueuedStorage:
@@ -231,19 +298,19 @@ class QueuedStorage:
     def _run_batch(self, jobs: Iterator[_Job], link: _Link) -> None:
         """One transaction: the future of every job is resolved after its end."""
         limit = link.serials.limit
-        started: list[_Job] = []
-        calls: list[Callable[[], None]] = []
-        topics: set[str] = set()
+        batch = _Batch(link)
         newest = 0
         try:
             link.begin()
             for job in jobs:
                 if job.future.set_running_or_notify_cancel():
-                    started.append(job)
-                    calls.append(self._outcome(job, link, topics))
+                    batch.run(job)
             if self._committed is not None and link.writes:
                 ((newest,),) = link.select(sql.NEWEST_EVENT)
             link.change("commit")
+            calls = batch.calls
+            if batch.topics:
+                calls.insert(0, partial(self._notify, frozenset(batch.topics)))
         except BaseException as error:
             newest = 0
             link.give_up()
@@ -251,38 +318,12 @@ class QueuedStorage:
                 _log.exception("%s: a batch failed", self._source.name)
             link.serials.limit = limit
             # Those that wait already would wait for the same failure once more.
-            started += [job for job in jobs if job.future.set_running_or_notify_cancel()]
-            calls = [partial(job.settle, None, StorageFailure(str(error))) for job in started]
-            topics.clear()
+            failed = batch.started + [job for job in jobs if job.future.set_running_or_notify_cancel()]
+            calls = [partial(job.settle, None, StorageFailure(str(error))) for job in failed]
         if newest and self._committed is not None:
             self._committed(newest, link.serials.limit)
-        if topics:
-            calls.insert(0, partial(self._notify, frozenset(topics)))
         if calls:
             self._hand_over(calls)
-
-    def _outcome(self, job: _Job, link: _Link, topics: set[str]) -> Callable[[], None]:
-        """What resolves *job*'s future, once the batch is committed.
-
-        Raises ``StorageFailure`` when the whole batch cannot go on.
-        """
-        link.change("savepoint use_case")
-        limit = link.serials.limit
-        transaction = SqlTransaction(link, None if job.reading else link.serials)
-        result, error = None, None
-        try:
-            result = job.use_case(transaction)
-        except BaseException as raised:
-            error = raised
-        transaction.end()
-        link.check()
-        if error is None:
-            topics |= transaction.changed
-        else:
-            link.change("rollback to use_case")
-            link.serials.limit = limit
-        link.change("release use_case")
-        return partial(job.settle, result, error)
 
     def _notify(self, topics: frozenset[str]) -> None:
         for listener in self._listeners:

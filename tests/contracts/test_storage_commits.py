@@ -107,6 +107,30 @@ def test_a_use_case_sees_what_the_ones_before_it_wrote(storage: Storage) -> None
     assert [done(future) for future in futures] == list(range(1, 21))
 
 
+def test_use_cases_before_one_that_raises_are_committed_once(storage: Storage) -> None:
+    """Though they are undone with it and run again, and it only once."""
+    ran: list[str] = []
+
+    def add(tx: Transaction) -> int:
+        count = int(tx.value("count") or b"0") + 1
+        tx.set_value("count", b"%d" % count)
+        return count
+
+    def fail(tx: Transaction) -> None:
+        ran.append("fail")
+        tx.set_value("count", b"100")
+        raise NotFound("none such")
+
+    with held(storage):
+        before = [storage.write(add) for _ in range(3)]
+        failing = [storage.write(fail) for _ in range(2)]
+        after = storage.write(add)
+    assert [done(future) for future in before] == [1, 2, 3]
+    assert all(isinstance(future.exception(30), NotFound) for future in failing)
+    assert done(after) == 4
+    assert ran == ["fail", "fail"]
+
+
 def test_a_value_that_does_not_fit_harms_its_use_case_only(storage: Storage) -> None:
     """A half character, a number too large, a reference to nothing: one line of
     ``StorageFailure`` for that use case, and its neighbours are committed."""
@@ -357,13 +381,20 @@ def test_a_failed_batch_fails_as_a_whole_and_the_next_one_works(
 
     def first(tx: Transaction) -> None:
         tx.set_value("b", b"b")
-        if statement != "begin":
+        if statement != "begin" and not ran:
             strike()
+        ran.append("first")
 
+    def second(tx: Transaction) -> None:
+        tx.set_value("c", b"c")
+        if statement in ("savepoint", "release"):
+            raise NotFound("from here on, each use case is in a savepoint")
+
+    ran: list[str] = []
     futures = together(
         storage,
         first,
-        setting("c"),
+        second,
         lambda tx: tx.add_bot(make_bot()),
         lambda tx: tx.put_role(make_role()),
         just_before=strike if statement == "begin" else lambda: None,
