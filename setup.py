@@ -37,6 +37,8 @@ setup(
         "PyYAML>=6",
     ],
     extras_require={
+        # database.driver: postgres
+        "postgres": ["psycopg[binary]>=3.2,<4"],
         "dev": [
             # Clients that tests/system/test_clients.py logs in with.
             "ansible-core>=2.17",
@@ -47,6 +49,7 @@ setup(
             "grpcio-tools==1.85.1",
             "hypothesis>=6.100",
             "mypy-zope>=1.0.17",
+            "psycopg[binary]>=3.2,<4",
             "pytest>=8",
             "ruff>=0.9",
             "types-protobuf",

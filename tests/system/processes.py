@@ -56,7 +56,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """A test run that is killed itself leaves nobody behind (prctl(2))."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -92,7 +92,7 @@ class Process:
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [str(word) for word in argv], env=dict(env), stdin=subprocess.DEVNULL, stdout=output,
-                stderr=output, start_new_session=True, preexec_fn=_die_with_parent,
+                stderr=output, start_new_session=True, preexec_fn=die_with_parent,
             )
 
     @property
