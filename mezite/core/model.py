@@ -162,6 +162,9 @@ class Instance:
     recoverable: bool = False
     """The operator allows one renewal past expiry (`instances recover`)."""
     removed_at: datetime | None = None
+    certificate_hash: str = ""
+    """Of the first certificate given out with this generation (core.request); empty:
+    unknown."""
 
 
 # --- locks ---------------------------------------------------------------------------------

@@ -155,6 +155,11 @@ def signed_bytes(method: str, cluster_uuid: str, nonce: bytes, body: bytes) -> b
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 
+def certificate_hash(certificate: bytes) -> str:
+    """SHA-256 of a certificate's bytes, in hex."""
+    return hashlib.sha256(certificate).hexdigest()
+
+
 def request_hash(new_key: bytes, ssh_keys: Sequence[SshKey]) -> bytes:
     """SHA-256 over the keys that a generation is asked for: the lineage key's
     blob, then each SSH key's output and blob, as SSH strings."""

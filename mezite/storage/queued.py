@@ -20,9 +20,11 @@ from typing import Any, TypeVar
 from mezite.errors import StorageFailure
 from mezite.storage import sql
 from mezite.storage.interface import Committed, Deliver, Listener, Transaction
+from mezite.storage.policy import PolicyCache
 from mezite.storage.rows import Row
 from mezite.storage.sqlite_file import Source, failure
-from mezite.storage.transaction import Serials, SqlTransaction
+from mezite.storage.statements import Serials
+from mezite.storage.transaction import SqlTransaction
 
 T = TypeVar("T")
 
@@ -66,6 +68,7 @@ class _Link:
         self._failed: StorageFailure | None = None
         self.writes = not self._reading
         self.serials = Serials()
+        self.policy = PolicyCache()
 
     @staticmethod
     def _wait_here(connection: sqlite3.Connection) -> None:
@@ -80,6 +83,7 @@ class _Link:
             if not self._reading:
                 self._wait_here(self._connection)
         self._failed = None
+        self.policy.begin()
         if self._reading:
             self.change("begin")
             return
@@ -122,6 +126,7 @@ class _Link:
 
     def undo(self) -> None:
         """The open transaction is empty again."""
+        self.policy.forget()
         self.change("rollback")
         self.begin()
 
@@ -137,6 +142,7 @@ class _Link:
 
     def give_up(self) -> None:
         """Nothing of the open transaction remains."""
+        self.policy.forget()
         connection = self._connection
         if connection is None:
             return
@@ -200,13 +206,17 @@ class _Batch:
         if error is not None:
             link.change("rollback to use_case")
             link.serials.limit = limit
+            link.policy.forget()
             self.calls.append(partial(job.settle, None, error))
         link.change("release use_case")
 
     def _call(self, job: _Job) -> BaseException | None:
         """What the use case raised; its result is kept."""
         link = self._link
-        transaction = SqlTransaction(link, None if job.reading else link.serials)
+        if job.reading:
+            transaction = SqlTransaction(link, None)
+        else:
+            transaction = SqlTransaction(link, link.serials, link.policy)
         result, error = None, None
         try:
             result = job.use_case(transaction)
@@ -252,8 +262,7 @@ class QueuedStorage:
         for thread in self._threads:
             thread.start()
 
-    def write(self, use_case: Callable[[Transaction], T], *, concurrent: bool = False) -> Future[T]:
-        """One after the other, concurrent ones too: SQLite has one writer."""
+    def write(self, use_case: Callable[[Transaction], T]) -> Future[T]:
         return self._submit(self._writes, _Job(use_case, reading=False))
 
     def read(self, use_case: Callable[[Transaction], T]) -> Future[T]:

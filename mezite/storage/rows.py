@@ -195,6 +195,7 @@ def instance_row(instance: Instance) -> Row:
         optional_to_us(instance.not_after),
         int(instance.recoverable),
         optional_to_us(instance.removed_at),
+        instance.certificate_hash,
     )
 
 
@@ -215,6 +216,7 @@ def instance(row: Row) -> Instance:
         not_after=_optional_from_us(row[12]),
         recoverable=bool(row[13]),
         removed_at=_optional_from_us(row[14]),
+        certificate_hash=row[15],
     )
 
 

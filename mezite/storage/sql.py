@@ -29,6 +29,9 @@ AUTHORITIES = """select id, kind, state, public, private_pem, created_at_us
 from authorities order by created_at_us, id"""
 SET_AUTHORITY_STATE = "update authorities set state = ? where id = ?"
 
+POLICY_VERSION = "select next from counters where name = 'policy'"
+POLICY_CHANGED = "update counters set next = next + 1 where name = 'policy'"
+
 # --- roles ----------------------------------------------------------------------------------
 
 ADD_ROLE = "insert into roles (name, document) values (?, ?) on conflict do nothing"
@@ -94,11 +97,12 @@ order by at_us, lineage_key limit 100"""
 # --- instances ------------------------------------------------------------------------------
 
 _INSTANCE = """id, bot_id, generation, lineage_key, previous_key, request_hash, token_id,
-created_at_us, renewed_at_us, address, host, boot_id, not_after_us, recoverable, removed_at_us"""
+created_at_us, renewed_at_us, address, host, boot_id, not_after_us, recoverable, removed_at_us,
+certificate_hash"""
 
 ADD_INSTANCE = f"""
 insert into instances ({_INSTANCE})
-values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict do nothing"""
+values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict do nothing"""
 INSTANCE = f"select {_INSTANCE} from instances where id = ?"
 LIST_INSTANCES = f"""select {_INSTANCE} from instances
 where id > ? and removed_at_us is null order by id limit ?"""
@@ -106,7 +110,8 @@ LIST_INSTANCES_OF_BOT = f"""select {_INSTANCE} from instances
 where bot_id = ? and id > ? and removed_at_us is null order by id limit ?"""
 STEP = """
 update instances set generation = ?, lineage_key = ?, previous_key = ?, request_hash = ?,
-renewed_at_us = ?, not_after_us = ?, address = ?, host = ?, boot_id = ?, recoverable = 0
+renewed_at_us = ?, not_after_us = ?, address = ?, host = ?, boot_id = ?, recoverable = 0,
+certificate_hash = ?
 where id = ? and generation = ? and lineage_key = ? and removed_at_us is null
 and not exists (
     select 1 from locks
@@ -124,7 +129,8 @@ update instances set not_after_us = case when not_after_us > ? then not_after_us
 renewed_at_us = ?, recoverable = 0
 where id = ? and generation = ? and lineage_key = ? and removed_at_us is null"""
 KEEP_KEY = """
-update instances set generation = ?, previous_key = lineage_key, lineage_key = ?, request_hash = ?
+update instances set generation = ?, previous_key = lineage_key, lineage_key = ?, request_hash = ?,
+certificate_hash = ''
 where id = ? and removed_at_us is null"""
 SET_RECOVERABLE = "update instances set recoverable = ? where id = ? and removed_at_us is null"
 REMOVE_INSTANCE = "update instances set removed_at_us = ? where id = ? and removed_at_us is null"

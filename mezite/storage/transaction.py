@@ -7,96 +7,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from itertools import chain
+from typing import Any, TypeVar
 
 from mezite.core.audit import AuditEvent
 from mezite.core.model import Bot, Instance, JoinToken, Lock, LockKind, LockTarget
 from mezite.core.roles import Role
 from mezite.errors import Conflict, StorageFailure
-from mezite.storage import rows, sql
+from mezite.storage import policy, rows, sql
 from mezite.storage.interface import MAX_PAGE, Admission, Page, Step, StoredAuthority, StoredEvent
+from mezite.storage.policy import Held, PolicyCache, recall
 from mezite.storage.rows import Row, to_us
+from mezite.storage.statements import Ended, Serials, Statements
+
+__all__ = ["Serials", "SqlTransaction", "Statements"]
 
 T = TypeVar("T")
 
 _NO_EVENT_YET = (1 << 63) - 1
 
 
-class Statements(Protocol):
-    """What runs a statement in the open transaction: an adapter's one duty.
-
-    Raises nothing but ``StorageFailure``.
-    """
-
-    def select(self, statement: str, values: Row = (), /) -> list[Any]:
-        """Every row that the statement finds."""
-        ...
-
-    def change(self, statement: str, values: Row = (), /) -> int:
-        """How many rows the statement changed."""
-        ...
-
-
-class Serials:
-    """Serial numbers, reserved from the database a block at a time.
-
-    ``limit`` is the end of the block as the database has it.  Whoever rolls a
-    reservation back puts the old ``limit`` back too, but never ``next``: a
-    number given out once is not given out again, even by a use case that was
-    then undone.  What is left of a block when the process ends is a gap.
-    """
-
-    BLOCK = 100
-
-    def __init__(self) -> None:
-        self.next = 1
-        self.limit = 1
-
-    def take(self, statements: Statements) -> int:
-        if self.next >= self.limit:
-            statements.change(sql.RESERVE_SERIALS, (self.BLOCK, self.next, self.next))
-            ((self.limit,),) = statements.select(sql.NEXT_SERIAL)
-            self.next = self.limit - self.BLOCK
-        serial = self.next
-        self.next += 1
-        return serial
-
-    def raise_to(self, statements: Statements, least: int) -> None:
-        """What is left below *least* of the block is a gap."""
-        statements.change(sql.RAISE_SERIALS, (least, least))
-        if self.next < least:
-            self.next = self.limit = least
-
-
-class _Ended:
-    """Stands in for the statements of a transaction that is over."""
-
-    def select(self, statement: str, values: Row = (), /) -> list[Any]:
-        raise StorageFailure("this transaction has ended; a use case keeps nothing of it")
-
-    def change(self, statement: str, values: Row = (), /) -> int:
-        raise StorageFailure("this transaction has ended; a use case keeps nothing of it")
-
-
-_ENDED = _Ended()
-
-
 class SqlTransaction:
     """See :class:`~mezite.storage.interface.Transaction`, which says what is true.
 
-    Without *serials* it only reads.  ``changed`` are the topics it touched.
+    Without *serials* it only reads.  *policy* is what its writer holds in memory,
+    if it does.
+    ``changed`` are the topics it touched.
     """
 
-    __slots__ = ("_serials", "_statements", "changed")
+    __slots__ = ("_policy", "_serials", "_statements", "changed")
 
-    def __init__(self, statements: Statements, serials: Serials | None) -> None:
+    def __init__(
+        self, statements: Statements, serials: Serials | None, policy: PolicyCache | None = None
+    ) -> None:
         self._statements = statements
         self._serials = serials
+        self._policy = policy
         self.changed: set[str] = set()
 
     def end(self) -> None:
         """Whoever kept the transaction gets ``StorageFailure`` from now on."""
-        self._statements = _ENDED
+        self._statements = Ended()
 
     # --- what the methods are made of ---
 
@@ -118,7 +69,14 @@ class SqlTransaction:
         changed = self._statements.change(statement, values)
         if changed > 0 and topic:
             self.changed.add(topic)
+            if topic in policy.TOPICS:
+                self._statements.change(sql.POLICY_CHANGED)
+                if self._policy is not None:
+                    self._policy.forget()
         return max(0, changed)
+
+    def _held(self) -> Held:
+        return Held() if self._policy is None else self._policy.current(self._statements)
 
     def _add(self, topic: str, what: str, statement: str, row: Row) -> None:
         if not self._change(topic, statement, *row):
@@ -167,9 +125,12 @@ class SqlTransaction:
         return None if row is None else rows.role(row)
 
     def roles(self, names: Sequence[str]) -> Mapping[str, Role]:
-        if not names:
-            return {}
-        return {row[0]: rows.role(row) for row in self._all(sql.roles(len(names)), *names)}
+        found = recall(self._held().roles, names, self._read_roles)
+        return {name: role for name, role in found.items() if role is not None}
+
+    def _read_roles(self, names: Sequence[str]) -> dict[str, Role | None]:
+        found = self._all(sql.roles(len(names)), *names)
+        return dict.fromkeys(names) | {row[0]: rows.role(row) for row in found}
 
     def list_roles(self, after: str = "", limit: int = 100) -> Page[Role]:
         limit = _bounded(limit)
@@ -191,8 +152,11 @@ class SqlTransaction:
         return rows.bot(found) if found else None
 
     def bot_by_id(self, bot_id: str) -> Bot | None:
-        found = self._all(sql.BOT_BY_ID, bot_id)
-        return rows.bot(found) if found else None
+        return recall(self._held().bots, (bot_id,), self._read_bots)[bot_id]
+
+    def _read_bots(self, bot_ids: Sequence[str]) -> dict[str, Bot | None]:
+        found = {bot_id: self._all(sql.BOT_BY_ID, bot_id) for bot_id in bot_ids}
+        return {bot_id: rows.bot(of_bot) if of_bot else None for bot_id, of_bot in found.items()}
 
     def list_bots(self, after: str = "", limit: int = 100) -> Page[Bot]:
         limit = _bounded(limit)
@@ -277,7 +241,7 @@ class SqlTransaction:
             "instances",
             sql.STEP,
             *(step.to_generation, step.to_key, step.previous_key, step.request_hash, at),
-            *(to_us(step.not_after), step.address, step.host, step.boot_id),
+            *(to_us(step.not_after), step.address, step.host, step.boot_id, step.certificate_hash),
             *(step.instance_id, step.from_generation, step.from_key, at, at),
         )
 
@@ -314,10 +278,17 @@ class SqlTransaction:
         return _page(found, [lock.id for lock in found], limit)
 
     def locks_on(self, targets: Sequence[LockTarget]) -> tuple[Lock, ...]:
+        own = [target for target in targets if target.kind is LockKind.INSTANCE]
+        shared = [target for target in targets if target.kind is not LockKind.INSTANCE]
+        found = recall(self._held().locks, shared, self._read_locks) | self._read_locks(own)
+        return tuple(sorted(chain(*found.values()), key=lambda lock: (lock.created_at, lock.id)))
+
+    def _read_locks(self, targets: Sequence[LockTarget]) -> dict[LockTarget, tuple[Lock, ...]]:
         if not targets:
-            return ()
-        found = self._all(sql.locks_on(len(targets)), *map(rows.target_text, targets))
-        return tuple(sorted(map(rows.lock, found), key=lambda lock: (lock.created_at, lock.id)))
+            return {}
+        texts = [rows.target_text(target) for target in targets]
+        found = [rows.lock(row) for row in self._all(sql.locks_on(len(texts)), *texts)]
+        return {target: tuple(lock for lock in found if lock.target == target) for target in targets}
 
     def all_locks(self) -> tuple[Lock, ...]:
         return tuple(map(rows.lock, self._all(sql.ALL_LOCKS)))
