@@ -104,6 +104,7 @@ def instance_view(view: InstanceView) -> Object:
         "host": record.host or None,
         "boot_id": record.boot_id or None,
         "locks": [lock(one) for one in view.locks],
+        "prove_asked": None if view.asked is None else event(view.asked),
     }
 
 
@@ -204,5 +205,6 @@ def status(
         "ahead": None if record.ahead is None else {
             "instances": list(record.ahead.instances), "last_at": when(record.ahead.last_at),
         },
+        "prove_asked": [event(one) for one in record.asked],
         "reused_tokens": [event(one) for one in record.reused_tokens],
     }

@@ -19,6 +19,7 @@ from cryptography import x509
 from mezite import __version__
 from mezite.auth.adoption import Suspicion, suspicion
 from mezite.auth.context import Context, Operator
+from mezite.auth.forks import unanswered
 from mezite.auth.older import OlderCopy, older_copy
 from mezite.auth.timekeeping import ClockGuard
 from mezite.certs import keys
@@ -187,6 +188,8 @@ class Status:
     active_locks: tuple[Lock, ...]
     reused_tokens: tuple[StoredEvent, ...]
     """The latest times that somebody presented a token which another had used."""
+    asked: tuple[StoredEvent, ...]
+    """Instances of which a generation of before was presented, and not proven."""
     older: OlderCopy | None
     """The database is an older copy, and no operator has said so: joins are refused."""
     ahead: Suspicion | None
@@ -220,6 +223,7 @@ def status(context: Context, tx: Transaction) -> Status:
             for one in tx.authorities()
         ),
         active_locks=tuple(lock for lock in tx.all_locks() if locks.is_active(lock, now)),
+        asked=unanswered(tx),
         older=older_copy(tx),
         ahead=suspicion(tx),
         reused_tokens=tx.list_events(type_name=EventType.TOKEN_REUSED.event_name, limit=_SHOWN_REUSED),

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from mezite.auth.admin import note
 from mezite.auth.admin_locks import active_on, add_lock, drop, end_with_certificates, unlock
 from mezite.auth.admin_tokens import find_bot
 from mezite.auth.context import Context, Operator
+from mezite.auth.forks import asked
 from mezite.core.audit import EventType
 from mezite.core.lifetime import lineage_expiry
 from mezite.core.model import Bot, Instance, Lock, LockKind, LockTarget
 from mezite.errors import Conflict, InvalidInput, NotFound
-from mezite.storage.interface import Page, Transaction
+from mezite.storage.interface import Page, StoredEvent, Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class InstanceView:
     ``expired`` or ``active``."""
     locks: tuple[Lock, ...]
     """On the instance or its bot, those that hold now."""
+    asked: StoredEvent | None = None
+    """Somebody presented a generation of before, and has not proven it; for one instance only."""
 
 
 def list_instances(
@@ -40,7 +43,8 @@ def list_instances(
 
 
 def show_instance(context: Context, tx: Transaction, instance_id: str) -> InstanceView:
-    return _views(context, tx, [_find(tx, instance_id)])[0]
+    view = _views(context, tx, [_find(tx, instance_id)])[0]
+    return replace(view, asked=asked(tx, instance_id))
 
 
 def _find(tx: Transaction, instance_id: str) -> Instance:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from mezite.auth.context import Context, Peer, Transaction
+from mezite.auth.forks import fork_fields, note_asked
 from mezite.auth.proof import make_nonce, nonce_holds
 from mezite.core import locks, rbac
 from mezite.core.audit import AuditEvent, EventType
@@ -100,7 +101,7 @@ def answer_fork(
     wishes: Wishes,
     peer: Peer,
 ) -> Refused:
-    """``prove`` with a nonce, or, when this request answers one, the final lock.
+    """``prove`` with a nonce (a row tells of it), or, when this request answers one, the final lock.
 
     Only somebody who holds the presented key now can answer, so neither a late
     nor a recorded message locks anybody.
@@ -108,13 +109,6 @@ def answer_fork(
     now = context.clock()
     key = fork.presented_key
     nonce_key = context.cluster.nonce_key
-    if not nonce_holds(nonce, nonce_key, instance.id, key, now):
-        return Refused(
-            Reason.PROVE,
-            f"generation {fork.presented_generation} is not the one given out last; "
-            "sign the request again over the nonce",
-            nonce=make_nonce(nonce_key, instance.id, key, now),
-        )
     seen = Fork(
         current=Holder(
             fork.stored_generation, fork.stored_key, instance.address, instance.host, instance.boot_id,
@@ -122,6 +116,14 @@ def answer_fork(
         ),
         other=Holder(fork.presented_generation, key, peer.address, wishes.host, wishes.boot_id, now),
     )
+    if not nonce_holds(nonce, nonce_key, instance.id, key, now):
+        note_asked(context, tx, seen, instance.id, bot_name)
+        return Refused(
+            Reason.PROVE,
+            f"generation {fork.presented_generation} is not the one given out last; "
+            "sign the request again over the nonce",
+            nonce=make_nonce(nonce_key, instance.id, key, now),
+        )
     tx.add_lock(
         Lock(
             id=context.new_uuid(),
@@ -144,20 +146,7 @@ def answer_fork(
             success=False,
             reason=Reason.GENERATION_MISMATCH.code,
             message=f"two holders of one lineage; the instance is locked; {seen.likeness.text}",
-            fields={
-                "stored_generation": fork.stored_generation,
-                "stored_key": fork.stored_key,
-                "stored_address": instance.address,
-                "stored_host": instance.host,
-                "stored_boot_id": instance.boot_id,
-                "stored_at": f"{instance.renewed_at:%Y-%m-%dT%H:%M:%SZ}",
-                "presented_generation": fork.presented_generation,
-                "presented_key": key,
-                "presented_address": peer.address,
-                "presented_host": wishes.host,
-                "presented_boot_id": wishes.boot_id,
-                "looks_like": seen.likeness.code,
-            },
+            fields=fork_fields(seen),
         )
     )
     return mismatch(instance.id)

@@ -9,6 +9,7 @@ import click
 from mezite.cli import output
 from mezite.cli.asking import Asking, Command, Group, paged, pass_asking
 from mezite.cli.output import hint, write_line
+from mezite.cli.tables import asked_line
 
 # --- status --------------------------------------------------------------------------------
 
@@ -63,7 +64,8 @@ def _write_status(answer: Any) -> None:
 def _write_alarms(answer: Any) -> None:
     forked = [lock for lock in answer["locks"] if lock["reason"] == "generation_mismatch"]
     ahead, older = answer["ahead"], answer["older_copy"]
-    if not (answer["clock_fault"] or forked or answer["reused_tokens"] or ahead or older):
+    asked = answer["prove_asked"]
+    if not (answer["clock_fault"] or forked or answer["reused_tokens"] or ahead or older or asked):
         return
     write_line()
     write_line("Look at this:")
@@ -81,6 +83,8 @@ def _write_alarms(answer: Any) -> None:
         )
     for lock in forked:
         write_line(f"  instance {lock['target']} is locked for good (generation_mismatch): {lock['message']}")
+    for event in asked:
+        write_line(f"  instance {event['resource_name']}: {asked_line(event)}")
     for event in answer["reused_tokens"]:
         made = event["fields"].get("instance", "")
         write_line(

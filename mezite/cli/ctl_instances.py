@@ -9,7 +9,7 @@ import click
 from mezite.cli import output
 from mezite.cli.asking import Asking, Group, paged, pass_asking
 from mezite.cli.output import hint, write_line
-from mezite.cli.tables import INSTANCES, write_locked
+from mezite.cli.tables import INSTANCES, asked_line, write_locked
 
 
 @click.group(cls=Group)
@@ -69,6 +69,8 @@ def _write_instance(instance: Any) -> None:
             f"Locked ({lock['reason']}) on {lock['kind']} {lock['target']} by {lock['created_by']} "
             f"at {lock['created_at']}: {lock['message'] or '-'}"
         )
+    if instance["prove_asked"] is not None:
+        write_line(asked_line(instance["prove_asked"]))
 
 
 @instances.command("lock")

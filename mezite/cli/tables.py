@@ -35,3 +35,13 @@ def write_locked(answer: Any) -> None:
     held = answer["lock"]
     until = f" until {held['expires_at']}" if held["expires_at"] else ""
     write_line(f"{held['kind'].capitalize()} locked: {held['target']}{until} (lock {held['id']})")
+
+
+def asked_line(event: Any) -> str:
+    """Of somebody who presented an old generation and did not prove it."""
+    seen = event["fields"]
+    return (
+        f"{event['timestamp']} prove_asked: generation {seen['presented_generation']} was presented by "
+        f"{seen['presented_key']} from {seen['presented_address']} ({seen['presented_host'] or 'unnamed host'}), "
+        f"and not proven: a message that came late, or a copy ({seen['looks_like']})"
+    )

@@ -39,6 +39,7 @@ class EventType(Enum):
     CERT_REISSUED = "user.cert.reissued", "M1501"
     JOIN_REFUSED = "join.refused", "M1502"
     RENEW_REFUSED = "renew.refused", "M1503"
+    PROVE_ASKED = "renew.prove_asked", "M1504"
     LOCK_CREATED = "lock.created", "M1600"
     LOCK_DELETED = "lock.deleted", "M1601"
     LOCK_SHORTENED = "lock.shortened", "M1602"

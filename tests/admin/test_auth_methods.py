@@ -129,6 +129,7 @@ def test_an_instance_is_shown_with_its_keys_and_locks(admin: Admin) -> None:
                 "fork": None,
             }
         ],
+        "prove_asked": None,
     }
 
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from mezite.auth import admin, admin_instances
 from mezite.auth.context import Peer
 from mezite.certs import keys
 from mezite.certs.ssh import build_certificate, parse_certificate
@@ -71,6 +72,36 @@ def test_a_copied_lineage_is_locked_whoever_renews_first(
     assert reason(_answer(first)) is Reason.GENERATION_MISMATCH
     (event,) = auth.events("generation_mismatch")
     assert event.event.fields["presented_key"] == keys.fingerprint(keys.public_blob(second.lineage))
+
+
+def test_a_thief_who_does_not_answer_is_seen_and_locks_nobody(auth: Auth, machine: Machine) -> None:
+    """One row an hour, with what a lock would tell; shown until the fork is proven after all."""
+    thief = machine.copy()
+    thief.pending = Pending()
+    thief.wishes = replace(thief.wishes, host="elsewhere")
+    machine.renew()
+
+    def shown() -> list[str]:
+        found = auth.write(lambda tx: admin.status(auth.context, tx)).asked
+        view = auth.write(lambda tx: admin_instances.show_instance(auth.context, tx, machine.instance_id))
+        assert (view.asked is not None) == bool(found)
+        return [one.event.resource_name for one in found]
+
+    assert shown() == []
+    for _ in range(20):
+        assert reason(thief.try_renew()) is Reason.PROVE
+        auth.advance(minutes=2)
+    (row,) = auth.events("renew.prove_asked")
+    assert row.event.fields["presented_key"] == keys.fingerprint(keys.public_blob(thief.lineage))
+    assert row.event.fields["looks_like"] == "other_host"
+    assert shown() == [machine.instance_id]
+    auth.advance(hours=1)
+    thief.try_renew()
+    assert len(auth.events("renew.prove_asked")) == 2
+    assert auth.locks() == ()
+    machine.renew()
+    assert reason(_answer(thief)) is Reason.GENERATION_MISMATCH
+    assert shown() == []
 
 
 def test_the_lock_tells_what_was_seen_of_both_holders(auth: Auth, machine: Machine) -> None:
