@@ -109,7 +109,7 @@ class Upkeep:
     async def _prune_batch(self) -> pruning.Pruned:
         context = self._context
         stale = await self._run(
-            self._storage.read, lambda tx: pruning.find_stale_instances(context, tx)
+            self._storage.read, lambda tx: pruning.find_stale(context, tx)
         )
         return await self._run(
             self._storage.write, lambda tx: pruning.prune(context, tx, stale, self._keep_events)

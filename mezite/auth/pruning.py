@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 
@@ -23,35 +22,46 @@ class Pruned:
     tokens: int
     locks: int
     events: int
+    bots: int = 0
 
     @property
     def any(self) -> bool:
-        return bool(self.instances or self.tokens or self.locks or self.events)
+        return any(asdict(self).values())
 
     @property
     def may_have_left_some(self) -> bool:
-        return BATCH in (self.instances, self.tokens, self.locks, self.events)
+        return BATCH in asdict(self).values()
 
 
-def find_stale_instances(context: Context, tx: Transaction) -> tuple[str, ...]:
-    """Some that :func:`prune` may take; to be run on a snapshot, as it looks at every instance."""
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """Ids of some that :func:`prune` may take."""
+
+    instances: tuple[str, ...] = ()
+    bots: tuple[str, ...] = ()
+
+
+def find_stale(context: Context, tx: Transaction) -> Stale:
+    """To be run on a snapshot, as it looks at every instance and bot."""
     past = horizon(context.clock(), None)
-    return tx.stale_instances(removed_before=past.removed, renewed_before=past.renewed, limit=BATCH)
+    return Stale(
+        tx.stale_instances(removed_before=past.removed, renewed_before=past.renewed, limit=BATCH),
+        tx.stale_bots(removed_before=past.removed, limit=BATCH),
+    )
 
 
-def prune(
-    context: Context, tx: Transaction, instances: Sequence[str], keep_events: timedelta | None
-) -> Pruned:
+def prune(context: Context, tx: Transaction, stale: Stale, keep_events: timedelta | None) -> Pruned:
     """One batch is gone, if it is still over; the audit log says how much."""
     now = context.clock()
     past = horizon(now, keep_events)
     pruned = Pruned(
         instances=sum(
             tx.prune_instance(one, removed_before=past.removed, renewed_before=past.renewed)
-            for one in instances
+            for one in stale.instances
         ),
         tokens=tx.prune_tokens(past.ended, BATCH),
         locks=tx.prune_locks(past.ended, BATCH),
+        bots=sum(tx.prune_bot(one, removed_before=past.removed) for one in stale.bots),
         events=0 if past.event is None else tx.prune_events(past.event, BATCH),
     )
     if pruned.any:

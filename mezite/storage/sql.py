@@ -187,6 +187,12 @@ select id from (
 PRUNE_INSTANCE = """
 delete from instances
 where id = ? and (removed_at_us < ? or (removed_at_us is null and renewed_at_us < ?))"""
+_LEFTLESS = """removed_at_us < ?
+and not exists (select 1 from instances where instances.bot_id = bots.id)
+and not exists (select 1 from tokens where tokens.bot_id = bots.id)"""
+STALE_BOTS = f"select id from bots where {_LEFTLESS} limit ?"
+PRUNE_BOT_ROLES = f"delete from bot_roles where bot_id in (select id from bots where id = ? and {_LEFTLESS})"
+PRUNE_BOT = f"delete from bots where id = ? and {_LEFTLESS}"
 PRUNE_ADMISSIONS = "delete from admissions where instance_id = ?"
 PRUNE_LOCKS_ON = "delete from locks where target = ?"
 PRUNE_TOKENS = """delete from tokens where id in

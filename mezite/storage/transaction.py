@@ -339,6 +339,13 @@ class SqlTransaction:
         self._change("locks", sql.PRUNE_LOCKS_ON, rows.target_text(target))
         return True
 
+    def stale_bots(self, *, removed_before: datetime, limit: int) -> tuple[str, ...]:
+        return tuple(row[0] for row in self._all(sql.STALE_BOTS, to_us(removed_before), _bounded(limit)))
+
+    def prune_bot(self, bot_id: str, *, removed_before: datetime) -> bool:
+        self._change("", sql.PRUNE_BOT_ROLES, bot_id, to_us(removed_before))
+        return self._change("", sql.PRUNE_BOT, bot_id, to_us(removed_before))
+
     def prune_tokens(self, expired_before: datetime, limit: int) -> int:
         return self._count("", sql.PRUNE_TOKENS, to_us(expired_before), _bounded(limit))
 

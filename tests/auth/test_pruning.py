@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from mezite.auth.admin_tokens import MAX_TOKEN_TTL
-from mezite.auth.pruning import BATCH, Pruned, find_stale_instances, prune
+from mezite.auth.pruning import BATCH, Pruned, find_stale, prune
 from mezite.core.audit import AuditEvent, EventType
 from mezite.core.model import MAX_RENEWABLE_FOR, LockKind
 from mezite.core.retention import KEPT_ENDED, KEPT_IDLE, KEPT_REMOVED
@@ -21,7 +21,7 @@ NOTHING = Pruned(0, 0, 0, 0)
 
 
 def run(auth: Auth, keep_events: timedelta | None = None) -> Pruned:
-    stale = auth.storage.read(lambda tx: find_stale_instances(auth.context, tx)).result(10)
+    stale = auth.storage.read(lambda tx: find_stale(auth.context, tx)).result(10)
     return auth.write(lambda tx: prune(auth.context, tx, stale, keep_events))
 
 
@@ -100,6 +100,25 @@ def test_the_key_of_a_forgotten_instance_is_not_admitted_again(auth: Auth) -> No
     assert reason(auth.join(*machine.join_request(token))) is Reason.TOKEN_EXPIRED
 
 
+def test_a_removed_bot_is_forgotten_when_nothing_of_it_is_left(auth: Auth, machine: Machine) -> None:
+    """Neither an instance, which would be told that its bot is gone, nor a token."""
+    bot = auth.write(lambda tx: tx.bot("github-deploy"))
+    auth.add_token(bot, ttl=MAX_TOKEN_TTL)
+    auth.write(lambda tx: tx.remove_bot(bot.id, auth.now))
+    again = auth.add_bot()
+    auth.now += KEPT_REMOVED
+    assert (run(auth).bots, reason(machine.try_renew())) == (0, Reason.BOT_GONE)
+    auth.now += DAY
+    assert (run(auth).instances, run(auth).bots) == (1, 0)
+    assert reason(machine.try_renew()) is Reason.INSTANCE_UNKNOWN
+    auth.now += MAX_TOKEN_TTL
+    assert run(auth).tokens == 1
+    assert run(auth).bots == 1
+    assert auth.write(lambda tx: tx._all("select id from bots")) == [(again.id,)]
+    assert auth.write(lambda tx: tx._all("select distinct bot_id from bot_roles")) == [(again.id,)]
+    assert run(auth) == NOTHING
+
+
 def test_tokens_and_locks_go_long_after_their_end(auth: Auth) -> None:
     bot = auth.add_bot()
     auth.add_token(bot, ttl=DAY)
@@ -121,7 +140,8 @@ def test_events_are_kept_for_ever_unless_a_time_is_set(auth: Auth) -> None:
     assert run(auth, DAY * 400).events == len(before) - 1
     left = auth.write(lambda tx: tx.list_events(limit=1000))
     assert [one.event.type for one in left] == [EventType.RECORDS_PRUNED, EventType.CLOCK_ACCEPTED]
-    assert left[0].event.fields == {"instances": 0, "tokens": 0, "locks": 0, "events": len(before) - 1}
+    assert left[0].event.fields == {"instances": 0, "tokens": 0, "locks": 0, "events": len(before) - 1,
+                                    "bots": 0}
     assert left[0].id == before[0].id + 1
 
 

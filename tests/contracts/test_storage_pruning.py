@@ -54,6 +54,25 @@ def test_stale_instances_are_found_and_pruned_with_all_that_is_theirs(storage: S
     assert read(storage, lambda tx: tx.admission("tok-1", "key-living")) is not None
 
 
+def test_a_removed_bot_is_pruned_when_nothing_refers_to_it(storage: Storage) -> None:
+    """Its name may be another bot's by then, which is left."""
+    for name in ("busy", "empty", "living"):
+        write(storage, lambda tx, name=name: tx.add_bot(make_bot(name, id=f"bot-{name}")))
+    write(storage, lambda tx: tx.add_instance(make_instance("one", bot_id="bot-busy")))
+    for name in ("busy", "empty"):
+        write(storage, lambda tx, name=name: tx.remove_bot(f"bot-{name}", NOW))
+    write(storage, lambda tx: tx.add_bot(make_bot("empty", id="bot-again")))
+    later = NOW + HOUR
+    assert read(storage, lambda tx: tx.stale_bots(removed_before=NOW, limit=10)) == ()
+    assert read(storage, lambda tx: tx.stale_bots(removed_before=later, limit=10)) == ("bot-empty",)
+    names = ("bot-busy", "bot-living", "bot-empty", "bot-nobody")
+    assert write(
+        storage, lambda tx: [name for name in names if tx.prune_bot(name, removed_before=later)]
+    ) == ["bot-empty"]
+    bot = read(storage, lambda tx: tx.bot("empty"))
+    assert (bot.id, bot.roles) == ("bot-again", make_bot().roles)
+
+
 def test_tokens_locks_and_events_are_pruned_by_their_time(storage: Storage) -> None:
     write(storage, lambda tx: tx.add_bot(make_bot()))
 
