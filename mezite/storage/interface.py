@@ -259,6 +259,15 @@ class Transaction(Protocol):
         still one of those; else nothing has changed."""
         ...
 
+    def stale_bots(self, *, removed_before: datetime, limit: int) -> tuple[str, ...]:
+        """Ids of some bots that were removed before that time, and of which no
+        instance and no token is left."""
+        ...
+
+    def prune_bot(self, bot_id: str, *, removed_before: datetime) -> bool:
+        """The bot is gone, if it is still one of those; else nothing has changed."""
+        ...
+
     def prune_tokens(self, expired_before: datetime, limit: int) -> int: ...
     def prune_locks(self, ended_before: datetime, limit: int) -> int: ...
     def prune_events(self, before: datetime, limit: int) -> int:
@@ -286,7 +295,14 @@ class Storage(Protocol):
     reactor's thread when it is given.
     """
 
-    def write(self, use_case: Callable[[Transaction], T]) -> Future[T]: ...
+    def write(self, use_case: Callable[[Transaction], T], *, concurrent: bool = False) -> Future[T]:
+        """Use cases run one after the other, over all servers of the database.
+
+        A *concurrent* one may run beside others, and see between its statements
+        what they commit: its invariants are conditional statements, and an
+        instance that it has read is nobody else's until it ends.
+        """
+        ...
 
     def read(self, use_case: Callable[[Transaction], T]) -> Future[T]:
         """Like :meth:`write`, on a snapshot, for use cases that change nothing."""

@@ -262,7 +262,8 @@ class QueuedStorage:
         for thread in self._threads:
             thread.start()
 
-    def write(self, use_case: Callable[[Transaction], T]) -> Future[T]:
+    def write(self, use_case: Callable[[Transaction], T], *, concurrent: bool = False) -> Future[T]:
+        """One after the other, concurrent ones too: SQLite has one writer."""
         return self._submit(self._writes, _Job(use_case, reading=False))
 
     def read(self, use_case: Callable[[Transaction], T]) -> Future[T]:

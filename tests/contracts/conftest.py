@@ -23,21 +23,32 @@ def _in_memory(folder: Path, **options: Any) -> Storage:
     return MemoryStorage(**options)
 
 
+def _on_postgres(server: Any, **options: Any) -> Storage:
+    from mezite.storage.postgres import PostgresStorage
+
+    server.empty()
+    return PostgresStorage(server.local_params, **options)
+
+
 FACTORIES: dict[str, Callable[..., Storage]] = {"sqlite file": _in_file, "sqlite memory": _in_memory}
 """Each opens an empty database in a directory, with a storage's options."""
+POSTGRES = "postgres"
 
 
 class OpenStorage(Protocol):
     def __call__(self, **options: Any) -> Storage: ...
 
 
-@pytest.fixture(params=sorted(FACTORIES))
+@pytest.fixture(params=[*sorted(FACTORIES), pytest.param(POSTGRES, marks=pytest.mark.postgres)])
 def open_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenStorage]:
     """Opens one storage with options of the test's; no thread of it is left in the end."""
     opened: list[Storage] = []
 
     def open_one(**options: Any) -> Storage:
-        opened.append(FACTORIES[request.param](tmp_path, **options))
+        if request.param == POSTGRES:
+            opened.append(_on_postgres(request.getfixturevalue("postgres_server"), **options))
+        else:
+            opened.append(FACTORIES[request.param](tmp_path, **options))
         return opened[-1]
 
     before = set(threading.enumerate())
@@ -53,5 +64,10 @@ def storage(open_storage: OpenStorage) -> Storage:
 
 
 @pytest.fixture
-def faults() -> Faults:
+def faults(request: pytest.FixtureRequest) -> Any:
+    """Those of the database that the storage of this test is in."""
+    if request.node.callspec.params.get("open_storage") == POSTGRES:
+        from tests.postgres_faults import PostgresFaults
+
+        return PostgresFaults()
     return Faults()

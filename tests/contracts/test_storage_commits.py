@@ -371,6 +371,8 @@ def test_a_failed_batch_fails_as_a_whole_and_the_next_one_works(
 ) -> None:
     """Whatever statement fails: every future gets one line, nothing is half done,
     no topic is told, and the storage goes on once the cause is gone."""
+    if not isinstance(faults, Faults) and (rolls_back or code != sqlite3.SQLITE_FULL):
+        pytest.skip("there is one code for them all, and a transaction ends with its connection only")
     storage = open_storage(connection_class=faults.connection_class)
     told: list[frozenset[str]] = []
     write(storage, setting("a"))
