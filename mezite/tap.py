@@ -152,7 +152,7 @@ class AuthServer(MultiService):
         from mezite.storage.mark import MarkFile
         from mezite.storage.sqlite import SqliteStorage
         from mezite.threads import Doorway
-        from mezite.upkeep import PRUNE_EVERY, Upkeep
+        from mezite.upkeep import Upkeep
 
         config = self._config
         loop = self._reactor._asyncioEventloop
@@ -260,7 +260,7 @@ class AuthServer(MultiService):
 
             DiagnosticsService(self._reactor, *config.diag, upkeep.not_ready_reason).setServiceParent(self)
         self._every(HEARTBEAT.total_seconds(), upkeep.beat)
-        self._every(PRUNE_EVERY.total_seconds(), upkeep.prune)
+        self._every(config.prune_every.total_seconds(), upkeep.prune)
         self._every(60, leaf.refresh)
 
     def _compose_node(self, ssh: SshConfig, context: Any, storage: Any, record: Any) -> None:

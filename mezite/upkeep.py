@@ -19,7 +19,6 @@ from mezite.errors import MeziteError
 from mezite.storage.interface import Storage
 from mezite.threads import Doorway
 
-PRUNE_EVERY = timedelta(hours=1)
 _WRITABLE_WITHIN = timedelta(seconds=2)
 _BATCHES = 500
 """In one go; the rest waits for the next one."""

@@ -80,7 +80,8 @@ def unanswered(tx: Transaction) -> tuple[StoredEvent, ...]:
 
 
 def _was_proven(tx: Transaction, question: StoredEvent) -> bool:
+    name = question.event.resource_name
     answered = tx.list_events(
-        type_name=EventType.GENERATION_MISMATCH.event_name, resource_name=question.event.resource_name, limit=1
+        type_name=EventType.GENERATION_MISMATCH.event_name, resource_name=name, limit=1
     )
     return bool(answered) and answered[0].id > question.id

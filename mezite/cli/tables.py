@@ -42,6 +42,7 @@ def asked_line(event: Any) -> str:
     seen = event["fields"]
     return (
         f"{event['timestamp']} prove_asked: generation {seen['presented_generation']} was presented by "
-        f"{seen['presented_key']} from {seen['presented_address']} ({seen['presented_host'] or 'unnamed host'}), "
-        f"and not proven: a message that came late, or a copy ({seen['looks_like']})"
+        f"{seen['presented_key']} from {seen['presented_address']} "
+        f"({seen['presented_host'] or 'unnamed host'}), and not proven: "
+        f"a message that came late, or a copy ({seen['looks_like']})"
     )

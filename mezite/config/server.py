@@ -16,11 +16,13 @@ from mezite.errors import InvalidInput, UsageError
 
 DEFAULT_PORT = 3025
 MIN_AUDIT_KEEP = timedelta(days=7)
+DEFAULT_PRUNING = timedelta(hours=1)
+_PRUNING = (timedelta(seconds=1), timedelta(days=1))
 STOP_GRACE = timedelta(seconds=5)
 """How long calls in flight may take when the server is told to stop."""
 
-_TOP = ("cluster_name", "data_dir", "database", "auth", "ssh", "diag", "audit", "log", "ca_key_passphrase",
-        "ca_key_passphrase_file")
+_TOP = ("cluster_name", "data_dir", "database", "auth", "ssh", "diag", "audit", "retention", "log",
+        "ca_key_passphrase", "ca_key_passphrase_file")
 _POSTGRES_KEYS = ("driver", "host", "port", "user", "password", "name", "sslmode")
 _AUTH_KEYS = ("listen_addr", "public_addr", "admin_socket", "admin_group", "tls")
 _SSH_KEYS = ("enabled", "listen_addr", "node_name", "host_names", "labels", "authorization",
@@ -76,6 +78,8 @@ class ServerConfig:
     """Host and port of the diagnostics; ``None``: nowhere."""
     audit_keep: timedelta | None
     """How long audit events are kept; ``None``: for ever."""
+    prune_every: timedelta
+    """How often what is over is looked for and forgotten."""
     log_level: str
     log_format: str
     ca_key_passphrase: bytes | None = field(default=None, repr=False)
@@ -140,6 +144,7 @@ class ServerConfig:
             ssh=_ssh(top.section("ssh"), host_name),
             diag=split_address(diag_address) if diag_address else None,
             audit_keep=_audit_keep(audit),
+            prune_every=_prune_every(top.section("retention")),
             log_level=log.choice("level", ("debug", "info", "warn", "error"), "info"),
             log_format=log.choice("format", ("text", "json"), "text"),
             ca_key_passphrase=_passphrase(top),
@@ -157,6 +162,15 @@ def _audit_keep(audit: Section) -> timedelta | None:
     if keep is not None and keep < MIN_AUDIT_KEEP:
         raise audit.fault("keep", f"at least {format_duration(MIN_AUDIT_KEEP)}, to outlive what it tells of")
     return keep
+
+
+def _prune_every(retention: Section) -> timedelta:
+    retention.known(("prune_every",))
+    every = retention.duration("prune_every") or DEFAULT_PRUNING
+    least, most = _PRUNING
+    if not least <= every <= most:
+        raise retention.fault("prune_every", f"from {format_duration(least)} to {format_duration(most)}")
+    return every
 
 
 def _named(section: Section, key: str, default: str) -> str:

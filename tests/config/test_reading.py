@@ -64,7 +64,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("auth: {tls: {certificate: a.pem}}", "auth.tls.key: missing; both or none are set"),
         ("cluster_name: 'a b'", "cluster_name: 'a b' is not a name"),
         ("database: {driver: mysql}", "database.driver: expected one of sqlite, postgres, found 'mysql'"),
-        ("database: {driver: postgres}", "database.driver: postgres is not there yet; use sqlite"),
+        ("database: {host: a}", "database.host: unknown key"),
+        ("database: {driver: postgres, prot: 1}", "database.prot: unknown key; did you mean port?"),
+        ("database: {driver: postgres, port: 70000}", "database.port: expected a port from 1 to 65535"),
+        ("database: {driver: postgres, host: [a, b, c], port: '1,2'}", "database.port: 2 ports for 3 hosts"),
+        ("database: {driver: postgres, host: [a, {}]}", "database.host: expected a text or a list"),
+        ("database: {driver: postgres, sslmode: no}", "database.sslmode: expected"),
+        ("database: {driver: postgres, password: a, password_file: b}", "set this or password, not both"),
+        ("database: {driver: postgres, password_file: /none}", "password_file: /none: No such file"),
         ("log: {level: loud}", "log.level: expected one of debug, info, warn, error, found 'loud'"),
         ("ssh: {enabled: maybe}", "ssh.enabled: expected true or false, found 'maybe'"),
         ("ssh: {enabled: true, exec: all}", "ssh.exec: expected one of builtin, system, found 'all'"),
@@ -144,3 +151,11 @@ def test_the_audit_log_is_kept_for_ever_unless_said_otherwise() -> None:
     assert load("audit: {keep: 400d}").audit_keep == timedelta(days=400)
     with pytest.raises(UsageError, match=r"^m.yaml: audit.keep: at least 7d"):
         load("audit: {keep: 6d}")
+
+
+def test_pruning_is_hourly_unless_said_otherwise() -> None:
+    assert load("{}").prune_every == timedelta(hours=1)
+    assert load("retention: {prune_every: 10m}").prune_every == timedelta(minutes=10)
+    for wrong in ("0s", "2d"):
+        with pytest.raises(UsageError, match=r"^m.yaml: retention.prune_every: "):
+            load(f"retention: {{prune_every: {wrong}}}")
