@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from mezite.cli import output
 from mezite.cli.asking import Asking, Group, pass_asking
+from mezite.cli.identity_text import write_status
 
 
 @click.group(cls=Group)
@@ -23,16 +21,11 @@ def identity() -> None:
 @pass_asking
 def status(asking: Asking) -> None:
     """What identity the daemon holds, and when it renews."""
-    asking.show(asking.daemon().call("identity.status"), _write_facts)
+    asking.show(asking.daemon().call("identity.status"), write_status)
 
 
 @identity.command("renew")
 @pass_asking
 def renew(asking: Asking) -> None:
     """Renew now, and wait for the outcome."""
-    asking.show(asking.daemon().call("identity.renew"), _write_facts)
-
-
-def _write_facts(answer: Any) -> None:
-    facts = answer if isinstance(answer, dict) else {"result": answer}
-    output.details({name.replace("_", " ").capitalize(): value for name, value in facts.items()})
+    asking.show(asking.daemon().call("identity.renew"), write_status)

@@ -54,7 +54,8 @@ def identity() -> None:
 @click.option("--certificate-ttl", metavar="DURATION",
               help="How long a certificate lives, where the roles allow it.")
 @click.option("--one-shot", is_flag=True, default=None, help="Join, or renew once, and exit.")
-@click.option("--outputs", metavar="LIST", help="What to publish, separated by commas: files (the default), agent for an ssh-agent at "
+@click.option("--outputs", metavar="LIST",
+              help="What to publish, separated by commas: files (the default), agent for an ssh-agent at "
                    "DIR/agent.sock.")
 @click.option("--ca-pin", metavar="HEX", help="Pin of the server's CA, in place of the token's.")
 @click.option("--ca-file", metavar="FILE",
@@ -70,6 +71,27 @@ def start(**flags: Any) -> None:
     Exit codes: 0 done, 1 failed and worth another try, 2 usage, 3 refused by the server or by the pin.
     """
     sys.exit(_run(daemon.load(flags, os.environ, os.geteuid())))
+
+
+@identity.command()
+@click.option("--destination", metavar="DIR", help="As with start; default: the one written last.")
+@click.option("--control-socket", metavar="PATH", help="As with start.")
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text",
+              help="text is the default.")
+def status(destination: str | None, control_socket: str | None, format_: str) -> None:
+    """Say what the running daemon holds, when it renews, and what troubles it.
+
+    Exit codes: 0 ready, 1 not ready or no daemon.
+    """
+    from mezite.cli.asking import Asking
+    from mezite.cli.identity_text import write_status
+
+    where = destination or os.environ.get("MEZITE_DESTINATION")
+    socket_path = control_socket or os.environ.get("MEZITE_CONTROL_SOCKET")
+    asking = Asking(socket_path or (f"{where}/.mezite/control.sock" if where else None), format_)
+    answer = asking.daemon().call("identity.status")
+    asking.show(answer, write_status)
+    sys.exit(failures.DONE if answer["ready"] else failures.FAILED)
 
 
 def _run(config: daemon.DaemonConfig) -> int:

@@ -1,4 +1,4 @@
-"""`msh ssh`: the system's ssh, with this machine's identity.
+"""`msh`: the system's ssh and scp with this machine's identity, and where that is.
 
 Standard library and click only: nothing may stand between a script and ssh.
 """
@@ -6,6 +6,7 @@ Standard library and click only: nothing may stand between a script and ssh.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ VARIABLE = "MEZITE_IDENTITY"
 _SUFFIX = "-cert.pub"
 _CERTIFICATE = "ssh_key-cert.pub"
 _CONFIG = "ssh_config"
+_AGENT = "agent.sock"
+_SETS = "sets"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,16 +46,92 @@ def main() -> None:
 def ssh(login: str | None, cert: str | None, node: str, command: tuple[str, ...]) -> None:
     """Log in to NODE, or run COMMAND there: msh ssh --login=deploy web-1 -- ./deploy.sh"""
     try:
-        argv = ssh_argv(login, cert, node, command, os.environ)
-        _exec(argv)
+        _exec(ssh_argv(login, cert, node, command, os.environ))
     except MeziteError as error:
         sys.exit(failures.report(PROGRAM, error))
+
+
+_cert_option = click.option(
+    "--cert", metavar="PATH", help=f"Certificate, or directory of an identity, as with ssh ({VARIABLE})."
+)
+
+
+@main.command()
+@click.option("--login", metavar="LOGIN", help="The account on the nodes; LOGIN@NODE:PATH says the same.")
+@_cert_option
+@click.option("-r", "recursive", is_flag=True, help="Whole directories.")
+@click.option("-p", "preserve", is_flag=True, help="Keep times and modes.")
+@click.option("-q", "quiet", is_flag=True, help="No progress.")
+@click.argument("files", nargs=-1, required=True, type=click.UNPROCESSED)
+def scp(
+    login: str | None, cert: str | None, recursive: bool, preserve: bool, quiet: bool, files: tuple[str, ...]
+) -> None:
+    """Copy FILES, the last one being where to: msh scp -r site deploy@web-1:/srv/www"""
+    flags = [flag for flag, given in (("-r", recursive), ("-p", preserve), ("-q", quiet)) if given]
+    try:
+        _exec(scp_argv(login, cert, flags, files, os.environ))
+    except MeziteError as error:
+        sys.exit(failures.report(PROGRAM, error))
+
+
+@main.command()
+@_cert_option
+@click.option("--shell", type=click.Choice(["sh", "fish"]), default="sh", help="Whose syntax; default: sh.")
+def env(cert: str | None, shell: str) -> None:
+    """Print what makes git, rsync and Ansible use the identity: eval "$(msh env)"
+
+    The paths are those that outlive a renewal.
+    """
+    try:
+        for name, value in variables(cert, os.environ).items():
+            if shell == "fish":
+                click.echo(f"set -gx {name} {_fish(value)}")
+            else:
+                click.echo(f"export {name}={shlex.quote(value)}")
+    except MeziteError as error:
+        sys.exit(failures.report(PROGRAM, error))
+
+
+@main.command()
+@_cert_option
+def status(cert: str | None) -> None:
+    """Say which identity would be used, and how it is.
+
+    Exit codes: 0 when its daemon is ready, 1 when not, 2 when there is none.
+    """
+    try:
+        sys.exit(_status(find_identity(cert, os.environ)))
+    except MeziteError as error:
+        sys.exit(failures.report(PROGRAM, error))
+
+
+def _status(found: FoundIdentity) -> int:
+    import subprocess
+
+    from mezite.admin import client
+    from mezite.cli import identity_text
+
+    home = found.destination
+    if home is not None:
+        try:
+            daemon = client.connect([str(home / ".mezite/control.sock")], remedy="")
+            answer = daemon.call("identity.status")
+            identity_text.write_status(answer)
+            return failures.DONE if answer.get("ready") else failures.FAILED
+        except MeziteError as error:
+            click.echo(f"{PROGRAM}: no daemon: {failures.safe(str(error))}", err=True)
+    certificate = found.certificate or (found.config.with_name(_CERTIFICATE) if found.config else None)
+    click.echo(f"Certificate: {certificate}")
+    sys.stdout.flush()
+    if shutil.which("ssh-keygen") is not None:
+        subprocess.run(["ssh-keygen", "-L", "-f", str(certificate)], check=False)
+    return failures.FAILED
 
 
 def _exec(argv: Sequence[str]) -> NoReturn:
     program = shutil.which(argv[0])
     if program is None:
-        raise UsageError("there is no ssh on the PATH; install the OpenSSH client")
+        raise UsageError(f"there is no {argv[0]} on the PATH; install the OpenSSH client")
     sys.stdout.flush()
     os.execv(program, list(argv))
 
@@ -75,8 +154,8 @@ def ssh_argv(
         raise UsageError(f"two logins: --login={login} and {user}@; give one of them")
     login = user if at else login
     for what, name in (("login", login), ("node", host)):
-        if name is not None and (not name or name.startswith("-") or not name.isprintable() or " " in name):
-            raise UsageError(f"{name!r} is no {what}")
+        if name is not None:
+            _check_name(what, name)
     argv = ["ssh", *find_identity(cert, environ).options()]
     if login is not None:
         argv += ["-l", login]
@@ -84,10 +163,56 @@ def ssh_argv(
     return [*argv, "--", host, *words]
 
 
+def _check_name(what: str, name: str) -> None:
+    """Nothing that ssh could take for an option."""
+    if not name or name.startswith("-") or not name.isprintable() or " " in name:
+        raise UsageError(f"{name!r} is no {what}")
+
+
+def scp_argv(
+    login: str | None,
+    cert: str | None,
+    flags: Sequence[str],
+    files: Sequence[str],
+    environ: Mapping[str, str],
+) -> list[str]:
+    """The command line of scp.  Raises :class:`UsageError`; reads only the file system."""
+    if len(files) < 2:
+        raise UsageError("what to copy, and where to? msh scp FILE… LOGIN@NODE:PATH")
+    options = find_identity(cert, environ).options()
+    if login is not None:
+        _check_name("login", login)
+        options += ["-o", f"User={login}"]
+    # After `--` scp takes no further option, whatever a file is called.
+    return ["scp", *flags, *options, "--", *files]
+
+
+def variables(cert: str | None, environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment by which other programs use the identity, renewed or not."""
+    found = find_identity(cert, environ)
+    home = found.destination
+    if home is None:
+        raise UsageError("only a directory that mezd keeps outlives a renewal; give that by --cert")
+    config = str(home / _CONFIG)
+    values = {VARIABLE: str(home)}
+    if (home / _AGENT).exists():
+        values["SSH_AUTH_SOCK"] = str(home / _AGENT)
+    ssh_command = f"ssh -F {shlex.quote(config)}"
+    values |= {"GIT_SSH_COMMAND": ssh_command, "RSYNC_RSH": ssh_command}
+    values["ANSIBLE_SSH_ARGS"] = f"-F {shlex.quote(config)}"
+    return values
+
+
+def _fish(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 @dataclass(frozen=True, slots=True)
 class FoundIdentity:
     """The files of an identity, to be used together."""
 
+    destination: Path | None = None
+    """The directory that mezd keeps, where it is one."""
     config: Path | None = None
     """Of one set of a destination: everything else is in it."""
     certificate: Path | None = None
@@ -145,7 +270,8 @@ def _identity_at(path: Path, source: str) -> FoundIdentity:
     # cannot put the key of one set beside the certificate of another.
     one_set = path.resolve().parent
     if (one_set / _CONFIG).is_file():
-        return FoundIdentity(config=one_set / _CONFIG)
+        home = one_set.parent.parent if one_set.parent.name == _SETS else None
+        return FoundIdentity(destination=home, config=one_set / _CONFIG)
     if not path.name.endswith(_SUFFIX):
         raise UsageError(f"{source}: {path} is not a certificate; name the file that ends with {_SUFFIX}")
     if not path.with_name(path.name.removesuffix(_SUFFIX)).is_file():

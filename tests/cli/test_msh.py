@@ -172,6 +172,61 @@ def test_a_certificate_without_its_key(tmp_path: Path) -> None:
         argv(tmp_path / "x.pub", "web-1")
 
 
+# --- scp, env, status ------------------------------------------------------------------------
+
+
+def test_scp_takes_the_same_set(destination: Path) -> None:
+    found = msh.scp_argv("deploy", str(destination), ["-r"], ["site", "web-1:/srv"], {})
+    assert ["scp", "-r", *config(destination), "-o", "User=deploy", "--", "site", "web-1:/srv"] == found
+    found = msh.scp_argv(None, str(destination), [], ["-oProxyCommand=x", "deploy@web-1:"], {})
+    assert found[-3:] == ["--", "-oProxyCommand=x", "deploy@web-1:"]
+
+
+def test_scp_wants_two_names_and_a_login_that_is_one(destination: Path) -> None:
+    with pytest.raises(UsageError, match="where to"):
+        msh.scp_argv(None, str(destination), [], ["site"], {})
+    with pytest.raises(UsageError, match="no login"):
+        msh.scp_argv("-x", str(destination), [], ["site", "web-1:"], {})
+
+
+def test_env_names_paths_that_outlive_a_renewal(destination: Path) -> None:
+    found = msh.variables(str(destination / "ssh_key-cert.pub"), {})
+    assert found == {
+        "MEZITE_IDENTITY": str(destination),
+        "GIT_SSH_COMMAND": f"ssh -F {destination}/ssh_config",
+        "RSYNC_RSH": f"ssh -F {destination}/ssh_config",
+        "ANSIBLE_SSH_ARGS": f"-F {destination}/ssh_config",
+    }
+    (destination / "agent.sock").touch()
+    assert msh.variables(str(destination), {})["SSH_AUTH_SOCK"] == f"{destination}/agent.sock"
+
+
+def test_env_wants_a_directory_of_mezd(destination: Path, tmp_path: Path) -> None:
+    for name in ("ssh_key", "ssh_key-cert.pub"):
+        (tmp_path / name).write_bytes((destination / name).read_bytes())
+    with pytest.raises(UsageError, match="outlives a renewal"):
+        msh.variables(str(tmp_path / "ssh_key-cert.pub"), {})
+
+
+@pytest.mark.parametrize("directory", ["plain", "with space", "it's", "$HOME"])
+def test_a_shell_reads_what_env_prints(tmp_path: Path, directory: str) -> None:
+    """Whatever the directory is called; and git's own shell, the command in it."""
+    made = Directory(tmp_path / directory)
+    made.publish(Outputs.from_held(held()), timedelta(0))
+    printed = run("env", "--cert", made.path).stdout
+    script = 'printf "%s\\n" "$MEZITE_IDENTITY"; eval "set -- $GIT_SSH_COMMAND"; printf "%s\\n" "$3"'
+    done = subprocess.run(["sh", "-c", printed + script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [str(made.path), f"{made.path}/ssh_config"]
+    assert run("env", "--shell=fish", "--cert", made.path).stdout.startswith("set -gx MEZITE_IDENTITY '")
+
+
+def test_status_without_a_daemon_shows_the_certificate(destination: Path) -> None:
+    done = run("status", "--cert", destination, PATH=os.environ["PATH"])
+    assert done.returncode == 1
+    assert "no daemon" in done.stderr
+    assert f"Certificate: {destination}/sets/1/ssh_key-cert.pub" in done.stdout
+
+
 # --- the program ---------------------------------------------------------------------------
 
 

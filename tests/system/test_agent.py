@@ -83,6 +83,29 @@ def test_its_configuration_and_msh_find_the_agent(machine: MachineProcess) -> No
     assert (done.code, done.out) == (0, "in\n"), done
 
 
+def test_env_scp_and_status_of_msh(machine: MachineProcess, tmp_path: Path) -> None:
+    """What they print and do is good for a shell, for the node, and for a person."""
+    printed = run([BIN / "msh", "env"], machine.env)
+    script = f'{printed.out}\n$GIT_SSH_COMMAND deploy@{NAME} echo in; ssh-add -l'
+    done = run(["sh", "-c", script], machine.env)
+    assert (done.code, done.out.splitlines()[0]) == (0, "in"), done
+    (tmp_path / "file").write_text("content")
+    done = run([BIN / "msh", "scp", tmp_path / "file", f"deploy@{NAME}:{tmp_path}/copy"], machine.env)
+    assert (done.code, (tmp_path / "copy").read_text()) == (0, "content"), done
+    for words in (["msh", "status"], ["mezd", "identity", "status"], ["mezctl", "identity", "status"]):
+        done = run([BIN / words[0], *words[1:]], machine.env)
+        assert (done.code, done.out.splitlines()[0].split()) == (0, ["State:", "ready"]), done
+        assert max(map(len, done.out.splitlines())) < 160
+
+
+def test_an_included_configuration(machine: MachineProcess) -> None:
+    """As the machine's own ~/.ssh/config has it."""
+    config = machine.home / "config"
+    config.write_text(f"Include {machine.destination}/ssh_config\nHost *\n  BatchMode yes\n")
+    done = run(["ssh", "-F", config, f"deploy@{NAME}", "echo in"], machine.env)
+    assert (done.code, done.out) == (0, "in\n"), done
+
+
 @needs_agent_tools
 def test_ssh_add_lists_one_certificate(machine: MachineProcess) -> None:
     done = ssh_add(machine, "-l")
