@@ -143,14 +143,13 @@ class AuthServer(MultiService):
         from mezite.auth import authorities, restore
         from mezite.auth.context import Context, Transaction
         from mezite.auth.timekeeping import HEARTBEAT, ClockGuard
+        from mezite.database import open_database
         from mezite.lockfile import LockFile
         from mezite.places import make_data_dir
         from mezite.rpc.auth_api import AuthApi
         from mezite.rpc.leaf import IssuedLeaf, LeafFiles
         from mezite.rpc.refusals import RefusalLog
         from mezite.rpc.service import AuthRpcService, LeafSource, tls_names
-        from mezite.storage.mark import MarkFile
-        from mezite.storage.sqlite import SqliteStorage
         from mezite.threads import Doorway
         from mezite.upkeep import Upkeep
 
@@ -160,12 +159,9 @@ class AuthServer(MultiService):
         lock = LockFile(config.data_dir / "lock", f"the data directory {config.data_dir}")
         self._closers.append(lock.release)
         self._doorway = doorway = Doorway()
-        mark = MarkFile(config.data_dir / "mezite.mark")
-        self._closers.append(mark.close)
-        storage = SqliteStorage(
-            config.data_dir / "mezite.db", deliver=doorway.deliver, committed=mark.note
-        )
-        self._closers.append(storage.close)
+        database = open_database(config.database, config.data_dir, doorway.deliver)
+        self._closers.append(database.close)
+        storage = database.storage
 
         def create(tx: Transaction) -> bool:
             return authorities.create_cluster(
@@ -181,10 +177,10 @@ class AuthServer(MultiService):
 
         guard = ClockGuard(_now, _boottime)
         if storage.write(create).result():
-            _log.info("first start: the cluster and its authorities have been made in {dir}",
-                      dir=str(config.data_dir))
+            _log.info("first start: the cluster and its authorities have been made in {where}",
+                      where=database.where)
         cluster, loaded = storage.read(load).result()
-        height = mark.read(cluster.uuid)
+        height = database.height(cluster.uuid)
         last_commit = guard.last_seen
         storage.write(guard.commit).result()
         fault = guard.fault()
@@ -192,8 +188,11 @@ class AuthServer(MultiService):
             _log.error("{fault}; joins and renewals are refused until the clock is right, or an operator "
                        "says that it is: mezctl status --accept-clock", fault=fault)
         if not loaded.encrypted:
-            _log.warn("the CA keys lie unencrypted in {dir}; set ca_key_passphrase_file to encrypt new ones",
-                      dir=str(config.data_dir))
+            _log.warn("the CA keys lie unencrypted in {where}; set ca_key_passphrase_file to encrypt "
+                      "new ones", where=database.where)
+        if config.database.is_unproven:
+            _log.warn("nothing proves the database at {where}; set database.sslmode to verify-full",
+                      where=database.where)
         nodes = (Node(config.ssh.node_name, config.ssh.public_addr, config.ssh.labels),) if config.ssh else ()
         context = Context(
             cluster=cluster,
@@ -204,7 +203,8 @@ class AuthServer(MultiService):
         )
         old = storage.write(
             lambda tx: restore.begin(
-                context, tx, last_commit, clock_is_good=fault is None, mark=height, has_mark=True
+                context, tx, last_commit, clock_is_good=fault is None, mark=height,
+                has_mark=database.mark is not None,
             )
         ).result()
         if old is not None:
@@ -215,7 +215,7 @@ class AuthServer(MultiService):
             def write(tx: Transaction) -> None:
                 tx.add_event(event)
 
-            written = doorway.deferred(storage.write(write))
+            written = doorway.deferred(storage.write(write, concurrent=True))
             written.addErrback(self._not_recorded, event)
 
         async def run(use_case: Callable[[Transaction], T], *, write: bool) -> T:
@@ -223,7 +223,7 @@ class AuthServer(MultiService):
             return await doorway.deferred(submit(use_case))
 
         def run_rpc(use_case: Callable[[Transaction], T]) -> asyncio.Future[T]:
-            return doorway.awaitable(storage.write(use_case))
+            return doorway.awaitable(storage.write(use_case, concurrent=True))
 
         leaf: IssuedLeaf | LeafFiles
         if config.tls_certificate and config.tls_key:
@@ -253,7 +253,7 @@ class AuthServer(MultiService):
             self._compose_node(config.ssh, context, storage, record)
         upkeep = Upkeep(
             context, storage, doorway, guard, config.audit_keep,
-            reactor=self._reactor, is_serving=lambda: rpc.is_serving, mark=lambda: mark.noted,
+            reactor=self._reactor, is_serving=lambda: rpc.is_serving, mark=database.noted,
         )
         if config.diag is not None:
             from mezite.diagnostics import DiagnosticsService

@@ -20,6 +20,7 @@ ROOT = PACKAGE.parent
 # Everyone may import mezite, mezite.errors and itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "mezite.errors": (),
+    "mezite.database": ("mezite.config.database", "mezite.core", "mezite.storage"),
     "mezite.lockfile": (),
     "mezite.logs": (),
     "mezite.diagnostics": (),
@@ -50,6 +51,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
                         "mezite.core", "mezite.diagnostics", "mezite.logs", "mezite.supervision"),
     "mezite.cli": ("mezite.config", "mezite.cli", "mezite.admin.client", "mezite.core"),
     "mezite.tap": ("mezite.admin", "mezite.auth", "mezite.certs", "mezite.config", "mezite.core",
+                   "mezite.database",
                    "mezite.diagnostics", "mezite.lockfile", "mezite.logs", "mezite.places", "mezite.rpc",
                    "mezite.ssh", "mezite.storage", "mezite.supervision", "mezite.threads", "mezite.upkeep"),
 }

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from mezite.config import paths
+from mezite.config import database, paths
+from mezite.config.database import DatabaseConfig
 from mezite.config.reading import Section, read_yaml, split_address
 from mezite.core.duration import format_duration
 from mezite.core.model import check_login, check_name
@@ -23,7 +24,6 @@ STOP_GRACE = timedelta(seconds=5)
 
 _TOP = ("cluster_name", "data_dir", "database", "auth", "ssh", "diag", "audit", "retention", "log",
         "ca_key_passphrase", "ca_key_passphrase_file")
-_POSTGRES_KEYS = ("driver", "host", "port", "user", "password", "name", "sslmode")
 _AUTH_KEYS = ("listen_addr", "public_addr", "admin_socket", "admin_group", "tls")
 _SSH_KEYS = ("enabled", "listen_addr", "node_name", "host_names", "labels", "authorization",
              "trusted_user_ca_keys", "revoked_keys", "exec", "run_as", "sftp_server",
@@ -39,6 +39,7 @@ _ENVIRONMENT = {
     "MEZITE_AUTH_ADMIN_SOCKET": ("auth", "admin_socket"),
     "MEZITE_LOG_LEVEL": ("log", "level"),
     "MEZITE_LOG_FORMAT": ("log", "format"),
+    **database.ENVIRONMENT,
 }
 
 
@@ -66,6 +67,7 @@ class SshConfig:
 class ServerConfig:
     cluster_name: str
     data_dir: Path
+    database: DatabaseConfig
     listen_host: str
     listen_port: int
     public_addr: str
@@ -111,7 +113,6 @@ class ServerConfig:
     @classmethod
     def from_section(cls, top: Section, environ: Mapping[str, str], uid: int) -> ServerConfig:
         top.known(_TOP)
-        _check_database(top.section("database"))
         diag = top.section("diag")
         diag.known(("listen_addr",))
         diag_address = diag.address("listen_addr")
@@ -134,6 +135,7 @@ class ServerConfig:
         return cls(
             cluster_name=_named(top, "cluster_name", host_name),
             data_dir=data_dir,
+            database=DatabaseConfig.from_section(top.section("database")),
             listen_host=listen_host,
             listen_port=listen_port,
             public_addr=auth.address("public_addr") or _reachable(listen_host, listen_port, host_name),
@@ -178,13 +180,6 @@ def _named(section: Section, key: str, default: str) -> str:
         return check_name(section.text(key, default))
     except InvalidInput as error:
         raise section.fault(key, str(error)) from None
-
-
-def _check_database(database: Section) -> None:
-    driver = database.choice("driver", ("sqlite", "postgres"), "sqlite")
-    if driver == "postgres":
-        raise database.fault("driver", "postgres is not there yet; use sqlite")
-    database.known(("driver",) if driver == "sqlite" else _POSTGRES_KEYS)
 
 
 def _passphrase(top: Section) -> bytes | None:
