@@ -305,6 +305,7 @@ class AuthServer(MultiService):
             labels=ssh.labels,
             authorization=ssh.authorization,
             trusted_user_ca_keys=tuple(key for path in ssh.trusted_user_ca_keys for key in read_cas(path)),
+            authorized_principals_file=ssh.authorized_principals_file,
             revoked_keys=ssh.revoked_keys,
             exec=ssh.exec,
             run_as=ssh.run_as,

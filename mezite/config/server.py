@@ -21,13 +21,14 @@ DEFAULT_PRUNING = timedelta(hours=1)
 _PRUNING = (timedelta(seconds=1), timedelta(days=1))
 STOP_GRACE = timedelta(seconds=5)
 """How long calls in flight may take when the server is told to stop."""
+MAX_WORKERS = 60
 
 _TOP = ("cluster_name", "data_dir", "database", "auth", "ssh", "diag", "audit", "retention", "log",
         "ca_key_passphrase", "ca_key_passphrase_file")
-_AUTH_KEYS = ("listen_addr", "public_addr", "admin_socket", "admin_group", "tls")
+_AUTH_KEYS = ("listen_addr", "public_addr", "admin_socket", "admin_group", "tls", "workers")
 _SSH_KEYS = ("enabled", "listen_addr", "node_name", "host_names", "labels", "authorization",
-             "trusted_user_ca_keys", "revoked_keys", "exec", "run_as", "sftp_server",
-             "end_sessions_at_expiry", "public_addr")
+             "authorized_principals_file", "trusted_user_ca_keys", "revoked_keys", "exec", "run_as",
+             "sftp_server", "end_sessions_at_expiry", "public_addr")
 
 _ENVIRONMENT = {
     "MEZITE_CLUSTER_NAME": ("cluster_name",),
@@ -37,6 +38,7 @@ _ENVIRONMENT = {
     "MEZITE_AUTH_LISTEN_ADDR": ("auth", "listen_addr"),
     "MEZITE_AUTH_PUBLIC_ADDR": ("auth", "public_addr"),
     "MEZITE_AUTH_ADMIN_SOCKET": ("auth", "admin_socket"),
+    "MEZITE_AUTH_WORKERS": ("auth", "workers"),
     "MEZITE_LOG_LEVEL": ("log", "level"),
     "MEZITE_LOG_FORMAT": ("log", "format"),
     **database.ENVIRONMENT,
@@ -53,6 +55,7 @@ class SshConfig:
     host_names: tuple[str, ...]
     labels: Mapping[str, str]
     authorization: str
+    authorized_principals_file: str | None
     trusted_user_ca_keys: tuple[Path, ...]
     revoked_keys: tuple[Path, ...]
     exec: str
@@ -71,6 +74,8 @@ class ServerConfig:
     listen_host: str
     listen_port: int
     public_addr: str
+    workers: int
+    """Processes that serve machines; 1: the server's own."""
     admin_socket: Path
     admin_group: str | None
     tls_certificate: Path | None
@@ -139,6 +144,7 @@ class ServerConfig:
             listen_host=listen_host,
             listen_port=listen_port,
             public_addr=auth.address("public_addr") or _reachable(listen_host, listen_port, host_name),
+            workers=auth.number("workers", 1, MAX_WORKERS, 1),
             admin_socket=Path(auth.text("admin_socket") or default_socket).expanduser().absolute(),
             admin_group=auth.text("admin_group"),
             tls_certificate=Path(certificate) if certificate else None,
@@ -224,6 +230,7 @@ def _ssh(ssh: Section, host_name: str) -> SshConfig | None:
         host_names=tuple(dict.fromkeys((node_name, *ssh.texts("host_names", default_names)))),
         labels=labels,
         authorization=ssh.choice("authorization", ("rbac", "principals"), "rbac"),
+        authorized_principals_file=_principals_file(ssh),
         trusted_user_ca_keys=tuple(Path(path) for path in ssh.texts("trusted_user_ca_keys")),
         revoked_keys=_absolute(ssh, "revoked_keys"),
         exec=ssh.choice("exec", ("builtin", "system"), "builtin"),
@@ -240,3 +247,16 @@ def _absolute(section: Section, key: str) -> tuple[Path, ...]:
         if not path.is_absolute():
             raise section.fault(key, f"expected absolute paths, found {path}")
     return paths
+
+
+def _principals_file(ssh: Section) -> str | None:
+    pattern = ssh.text("authorized_principals_file")
+    if pattern is None:
+        return None
+    if ssh.text("authorization") != "principals":
+        raise ssh.fault("authorized_principals_file", "only with authorization: principals")
+    tokens = pattern.replace("%%", "").split("%")[1:]
+    if not Path(pattern).is_absolute() or not all(token.startswith("u") for token in tokens):
+        why = "expected an absolute path, with %u for the login and %% for a percent sign"
+        raise ssh.fault("authorized_principals_file", why)
+    return pattern

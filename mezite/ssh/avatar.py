@@ -89,6 +89,8 @@ class NodeUser(ConchUser):
             why = "role and certificate must both allow port forwarding"
         elif destination is None:
             why = "the destination is no host and port"
+        elif not self._may_reach(destination):
+            why = "the login's entry allows other destinations only"
         if forwards is None or destination is None or why is not None:
             self.refused("port_forwarding", why or "", {"destination": plain(str(destination))})
             raise ConchError(
@@ -97,6 +99,12 @@ class NodeUser(ConchUser):
         if forwards.is_full:
             raise ConchError("too many forwarded connections", connection.OPEN_RESOURCE_SHORTAGE)
         return ForwardChannel(destination, forwards, **arguments)
+
+    def _may_reach(self, destination: Destination) -> bool:
+        allowed = self.admitted.destinations
+        return not allowed or any(
+            host in ("*", destination.host) and port in (0, destination.port) for host, port in allowed
+        )
 
     @property
     def was_ended(self) -> bool:

@@ -47,6 +47,8 @@ class NodeChecker:
         self._clock = clock
         self._account_problem = account_problem
         self._revocations = revocations
+        self.table: Callable[[str], bytes] = lambda login: b""
+        """A login's table of principals, where the node has such."""
         self._window_start: datetime | None = None
         self._strangers = 0
         self._seen: set[tuple[object, ...]] = set()
@@ -86,6 +88,7 @@ class NodeChecker:
             address=login.address,
             now=self._clock(),
             revoked=revoked,
+            table=self.table(login.login),
         )
         if isinstance(outcome, Admitted):
             problem = self._account_problem(login.login)

@@ -25,6 +25,7 @@ from mezite.ssh.policy import PRINCIPALS, RBAC, Access, NodeRules, find_lock
 from mezite.ssh.programs import SystemPrograms
 from mezite.ssh.revocation import RevocationFiles
 from mezite.ssh.server import CertificateFactory
+from mezite.ssh.tables import PrincipalTables
 
 BUILTIN = "builtin"
 SYSTEM = "system"
@@ -41,6 +42,8 @@ class NodeSettings:
     """Key blobs."""
     revoked_keys: tuple[Path, ...] = ()
     """KRLs, or lists of public keys; read again when they change."""
+    authorized_principals_file: str | None = None
+    """With ``principals``: each login's table, in place of its name; ``%u`` is the login."""
     exec: str = BUILTIN
     run_as: str | None = None
     sftp_server: str | None = None
@@ -68,6 +71,8 @@ class NodeSettings:
     def __post_init__(self) -> None:
         if self.authorization not in (RBAC, PRINCIPALS):
             raise ValueError(f"authorization is {RBAC} or {PRINCIPALS}")
+        if self.authorized_principals_file is not None and self.authorization != PRINCIPALS:
+            raise ValueError(f"authorized_principals_file goes with authorization: {PRINCIPALS}")
         if self.exec not in (BUILTIN, SYSTEM):
             raise ValueError(f"exec is {BUILTIN} or {SYSTEM}")
 
@@ -90,7 +95,8 @@ class NodeFactory(CertificateFactory):
         self._access = access
         self._clock = clock
         self._rules = NodeRules(
-            settings.node_name, settings.labels, settings.authorization, settings.trusted_user_ca_keys
+            settings.node_name, settings.labels, settings.authorization, settings.trusted_user_ca_keys,
+            has_tables=settings.authorized_principals_file is not None,
         )
         self._system: SystemPrograms | None = None
         self._forwards: Forwards | None = None
@@ -102,6 +108,8 @@ class NodeFactory(CertificateFactory):
         revocations = RevocationFiles(settings.revoked_keys)
         revocations.look()
         checker = NodeChecker(self._rules, access, clock, self._account_problem, revocations)
+        if settings.authorized_principals_file is not None:
+            checker.table = PrincipalTables(settings.authorized_principals_file)
         node = Node(settings.node_name, access, clock, self._system or BuiltinPrograms(), self._forwards)
         portal = Portal(NodeRealm(node), [checker])
         super().__init__(portal, checker, host_keys, reactor=reactor, settings=settings)

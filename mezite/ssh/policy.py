@@ -13,6 +13,7 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
+from mezite.certs.entries import apply_entry, find_entry
 from mezite.certs.krl import Revocations
 from mezite.certs.ssh import Certificate
 from mezite.certs.verify import check_user_certificate
@@ -56,6 +57,8 @@ class NodeRules:
     """:data:`RBAC` or :data:`PRINCIPALS`."""
     trusted_user_ca_keys: tuple[bytes, ...] = ()
     """Key blobs of CAs that are trusted besides the cluster's."""
+    has_tables: bool = False
+    """Whether a table of principals decides who may use a login, in place of its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,8 @@ class Admitted:
     login: str
     port_forwarding: bool
     file_copy: bool
+    destinations: tuple[tuple[str, int], ...] = ()
+    """Where forwarded connections may go: host or ``*``, port or 0 for any; empty: anywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,7 @@ def decide(
     address: str | None,
     now: datetime,
     revoked: Iterable[Revocations] = (),
+    table: bytes = b"",
 ) -> Admitted | Rejected:
     """Whether *cert* opens *login* on this node.
 
@@ -95,6 +101,9 @@ def decide(
     A CA that only this node trusts vouches for principals, never for bots and
     roles: what its certificates claim of these is not believed.
 
+    *table* is the login's table of principals, where the node has such
+    (``rules.has_tables``); an empty one lets nobody in.
+
     Not checked: whether the peer holds the key.
     """
     try:
@@ -102,7 +111,7 @@ def decide(
             cert,
             trusted={*policy.user_cas, *rules.trusted_user_ca_keys},
             now_unix=int(now.timestamp()),
-            login=login,
+            login=None if rules.has_tables else login,
             address=address,
             revoked=revoked,
         )
@@ -113,6 +122,8 @@ def decide(
     locked = find_lock(identity, login, policy, rules, now)
     if locked is not None:
         return locked
+    if rules.has_tables:
+        return _by_table(table, cert, identity, login, address, now)
     if rules.authorization == PRINCIPALS:
         # OpenSSH's own rule: the certificate's permission is all that counts, and none
         # stands for file copies.
@@ -130,6 +141,23 @@ def decide(
         port_forwarding=outcome.port_forwarding and "permit-port-forwarding" in identity.permissions,
         file_copy=outcome.file_copy,
     )
+
+
+def _by_table(
+    table: bytes, cert: Certificate, identity: Identity, login: str, address: str | None, now: datetime
+) -> Admitted | Rejected:
+    entry = find_entry(table, cert.principals)
+    if entry is None:
+        why = f"no entry of the table of {login!r} names a principal of the certificate"
+        return Rejected("wrong_principal", why, identity)
+    try:
+        identity = apply_entry(
+            identity, entry, login=login, address=address, now_unix=int(now.timestamp())
+        )
+    except CertificateRejected as error:
+        return Rejected(error.code, str(error), identity)
+    forwarding = "permit-port-forwarding" in identity.permissions
+    return Admitted(identity, login, forwarding, file_copy=True, destinations=entry.destinations)
 
 
 def find_lock(
