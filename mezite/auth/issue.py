@@ -24,16 +24,25 @@ from mezite.core.lifetime import (
 from mezite.core.model import MISMATCH, Bot, Instance, Lock, LockKind, LockTarget
 from mezite.core.rbac import Denied, Granted
 from mezite.core.request import Issued, SshKey, Wishes
+from mezite.core.roles import Role
 from mezite.core.template import user_certificate
 from mezite.errors import Reason, Refused
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a machine gets, and when it is to come back."""
+    """What a machine gets for each of its keys, and when it is to come back."""
 
-    granted: Granted
+    granted: tuple[Granted, ...]
     interval: timedelta
+
+    @property
+    def shortest(self) -> timedelta:
+        return min(granted.ttl for granted in self.granted)
+
+    @property
+    def longest(self) -> timedelta:
+        return max(granted.ttl for granted in self.granted)
 
 
 def locked(
@@ -72,22 +81,38 @@ def expired(instance: Instance, bot: Bot, now: datetime) -> LineageExpired | Ref
     )
 
 
-def terms(tx: Transaction, bot: Bot, wishes: Wishes, now: datetime) -> Terms | Refused:
-    """What the bot's roles, as they stand now, give to these *wishes*."""
+def terms(
+    tx: Transaction, bot: Bot, ssh_keys: Sequence[SshKey], wishes: Wishes, now: datetime
+) -> Terms | Refused:
+    """What the bot's roles, as they stand now, give to these keys and *wishes*: all of it, or nothing."""
     roles = rbac.find_roles(bot.roles, tx.roles(bot.roles))
     if isinstance(roles, Denied):
         return Refused(roles.reason, f"bot {bot.name}: {roles}")
     logins = dict.fromkeys(login for role in roles for login in role.allow.logins)
     login_locks = tx.locks_on([LockTarget(LockKind.LOGIN, login) for login in logins])
-    granted = rbac.grant(
-        roles, asked_ttl=asked_ttl(wishes.ttl, bot), locked_logins=locks.locked_logins(login_locks, now)
-    )
-    if isinstance(granted, Denied):
-        return Refused(granted.reason, f"bot {bot.name}: {granted}")
-    interval = renewal_interval(wishes.interval, granted.ttl)
+    locked_logins = locks.locked_logins(login_locks, now)
+    granted = []
+    for key in ssh_keys:
+        one = _grant(roles, key, asked_ttl(key.ttl or wishes.ttl, bot), locked_logins)
+        if isinstance(one, Denied):
+            output = f", output {key.output}" if key.roles is not None else ""
+            return Refused(one.reason, f"bot {bot.name}{output}: {one}")
+        granted.append(one)
+    interval = renewal_interval(wishes.interval, min(one.ttl for one in granted))
     if isinstance(interval, IntervalTooLong):
         return Refused(Reason.INTERVAL_TOO_LONG, str(interval))
-    return Terms(granted, interval)
+    return Terms(tuple(granted), interval)
+
+
+def _grant(
+    roles: Sequence[Role], key: SshKey, ttl: timedelta, locked_logins: tuple[str, ...]
+) -> Granted | Denied:
+    if key.roles is None:
+        return rbac.grant(roles, asked_ttl=ttl, locked_logins=locked_logins)
+    chosen = rbac.choose(roles, key.roles)
+    if isinstance(chosen, Denied):
+        return chosen
+    return rbac.grant(chosen[0], asked_ttl=ttl, locked_logins=locked_logins, left_out=chosen[1])
 
 
 def answer_fork(
@@ -169,10 +194,10 @@ def sign_all(
     """One signed certificate for each key, one audit row for each certificate."""
     signer = context.authorities().signer
     certificates = []
-    for key in ssh_keys:
+    for key, granted in zip(ssh_keys, terms.granted, strict=True):
         serial = tx.next_serial()
         template = user_certificate(
-            terms.granted,
+            granted,
             bot,
             instance=instance_id,
             generation=generation,
@@ -193,8 +218,8 @@ def sign_all(
                     "serial": serial,
                     "generation": generation,
                     "output": key.output,
-                    "logins": ",".join(terms.granted.logins),
-                    "roles": ",".join(terms.granted.roles),
+                    "logins": ",".join(granted.logins),
+                    "roles": ",".join(granted.roles),
                     "valid_before_unix": template.valid_before,
                 },
             )
@@ -206,6 +231,6 @@ def sign_all(
         certificates=tuple(certificates),
         trust=context.trust(),
         server_time=now,
-        ttl=terms.granted.ttl,
+        ttl=terms.shortest,
         renew_after=renew_after(terms.interval, context.chance()),
     )

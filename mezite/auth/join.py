@@ -60,7 +60,7 @@ def join(
     refused = locked(tx, now, bot=bot.name, instance="", roles=bot.roles) or _skewed(request.wishes, context)
     if refused is not None:
         return refused
-    agreed = terms(tx, bot, request.wishes, now)
+    agreed = terms(tx, bot, request.ssh_keys, request.wishes, now)
     if isinstance(agreed, Refused):
         return agreed
     if not tx.use_token(token.id, now):
@@ -78,7 +78,7 @@ def join(
         address=peer.address,
         host=request.wishes.host,
         boot_id=request.wishes.boot_id,
-        not_after=now + agreed.granted.ttl,
+        not_after=now + agreed.longest,
     )
     tx.add_instance(instance)
     tx.add_admission(Admission(token.id, proof.lineage_key, instance.id, now, peer.address))
@@ -218,7 +218,7 @@ def _repeat(
     over = expired(instance, bot, now)
     if isinstance(over, Refused):
         return over
-    agreed = terms(tx, bot, request.wishes, now)
+    agreed = terms(tx, bot, request.ssh_keys, request.wishes, now)
     if isinstance(agreed, Refused):
         return agreed
     if not tx.note_reissue(
@@ -226,7 +226,7 @@ def _repeat(
         generation=1,
         lineage_key=instance.lineage_key,
         at=now,
-        not_after=now + agreed.granted.ttl,
+        not_after=now + agreed.longest,
         recovered=over is not None,
     ):
         return Refused(Reason.UNAVAILABLE, "the instance is being renewed elsewhere; ask again")

@@ -92,7 +92,7 @@ def _renew_once(
     over = expired(instance, bot, now)
     if isinstance(over, Refused):
         return over
-    agreed = terms(tx, bot, request.wishes, now)
+    agreed = terms(tx, bot, request.ssh_keys, request.wishes, now)
     if isinstance(agreed, Refused):
         return agreed
     if isinstance(judgement, Advance):
@@ -107,7 +107,7 @@ def _renew_once(
                 previous_key=proof.lineage_key,
                 request_hash=proof.request_hash,
                 at=now,
-                not_after=now + agreed.granted.ttl,
+                not_after=now + agreed.longest,
                 address=peer.address,
                 host=request.wishes.host,
                 boot_id=request.wishes.boot_id,
@@ -121,7 +121,7 @@ def _renew_once(
             generation=generation,
             lineage_key=lineage_key,
             at=now,
-            not_after=now + agreed.granted.ttl,
+            not_after=now + agreed.longest,
             recovered=over is not None,
         )
     if not done:

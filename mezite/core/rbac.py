@@ -56,6 +56,27 @@ def find_roles(names: Sequence[str], existing: Mapping[str, Role]) -> tuple[Role
     return tuple(existing[name] for name in names)
 
 
+def choose(roles: Sequence[Role], names: Sequence[str]) -> tuple[tuple[Role, ...], tuple[Role, ...]] | Denied:
+    """Of a bot's *roles* those with these *names*, and the rest.
+
+    The rest's denials of logins go on holding, by :func:`grant`.  A denial of
+    nodes holds only where a certificate names its role: such a role cannot be
+    left out.
+    """
+    held = {role.name: role for role in roles}
+    missing = [name for name in names if name not in held]
+    if missing or not names:
+        grounds = tuple(f"the bot has no role {name}" for name in missing) or ("no role at all",)
+        return Denied(Reason.ROLE_GONE, grounds)
+    rest = tuple(role for role in roles if role.name not in names)
+    needed = tuple(
+        f"role {role.name} denies nodes, and cannot be left out" for role in rest if role.deny.node_labels
+    )
+    if needed:
+        return Denied(Reason.ROLE_UNFIT, needed)
+    return tuple(role for role in roles if role.name in names), rest
+
+
 def unfit_for_bots(role: Role) -> str | None:
     """Why no bot can hold *role*, or ``None``."""
     if role.require_session_mfa:
@@ -64,15 +85,20 @@ def unfit_for_bots(role: Role) -> str | None:
 
 
 def grant(
-    roles: Sequence[Role], *, asked_ttl: timedelta, locked_logins: Iterable[str] = ()
+    roles: Sequence[Role],
+    *,
+    asked_ttl: timedelta,
+    locked_logins: Iterable[str] = (),
+    left_out: Sequence[Role] = (),
 ) -> Granted | Denied:
     """What *roles* allow together: allowed logins less denied ones, over all
-    roles, and the shortest of *asked_ttl*, each ``max_session_ttl`` and 24 h."""
+    roles, those *left_out* as well, and the shortest of *asked_ttl*, each
+    ``max_session_ttl`` and 24 h."""
     unfit = tuple(why for why in map(unfit_for_bots, roles) if why)
     if unfit:
         return Denied(Reason.ROLE_UNFIT, unfit)
     allowed = dict.fromkeys(login for role in roles for login in role.allow.logins)
-    denied = {login for role in roles for login in role.deny.logins}
+    denied = {login for role in (*roles, *left_out) for login in role.deny.logins}
     locked = set(locked_logins)
     logins = tuple(login for login in allowed if login not in denied and login not in locked)
     if not logins:

@@ -16,6 +16,7 @@ JOIN = "Join"
 RENEW = "Renew"
 
 MAX_SSH_KEYS = 16
+MAX_KEY_ROLES = 64
 MAX_WISH = timedelta(days=366)
 """The longest TTL or interval that a machine may ask for; it gets less."""
 MAX_BLOB = 8192
@@ -68,10 +69,14 @@ def secret_matches(secret: str, stored_hash: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SshKey:
-    """A public key to be certified, and the daemon's output that it is for."""
+    """A public key to be certified, the daemon's output that it is for, and wishes for its certificate."""
 
     output: str
     blob: bytes
+    roles: tuple[str, ...] | None = None
+    """The bot's roles that the certificate is to have; ``None``: all of them."""
+    ttl: timedelta | None = None
+    """``None``: as in :class:`Wishes`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from mezite.core.audit import plain
 from mezite.core.model import Node
 from mezite.core.request import (
     MAX_BLOB,
+    MAX_KEY_ROLES,
     MAX_SSH_KEYS,
     MAX_WISH,
     Issued,
@@ -53,7 +54,7 @@ def _seconds(value: int, path: str) -> timedelta | None:
 
 
 def _ssh_keys(messages: Iterable[pb.SshKey]) -> tuple[SshKey, ...]:
-    keys = tuple(SshKey(key.output, _blob(key.public_key, "ssh_keys.public_key")) for key in messages)
+    keys = tuple(map(_ssh_key, messages))
     if not 0 < len(keys) <= MAX_SSH_KEYS:
         raise InvalidInput(f"expected 1 to {MAX_SSH_KEYS} keys, found {len(keys)}", "ssh_keys")
     for key in keys:
@@ -62,6 +63,27 @@ def _ssh_keys(messages: Iterable[pb.SshKey]) -> tuple[SshKey, ...]:
     if len({key.output for key in keys}) != len(keys):
         raise InvalidInput("one key for each output", "ssh_keys.output")
     return keys
+
+
+def _ssh_key(message: pb.SshKey) -> SshKey:
+    roles = tuple(dict.fromkeys(message.roles))
+    if len(roles) > MAX_KEY_ROLES or any(not role or len(role) > 64 for role in roles):
+        raise InvalidInput(f"expected at most {MAX_KEY_ROLES} names of roles", "ssh_keys.roles")
+    return SshKey(
+        message.output,
+        _blob(message.public_key, "ssh_keys.public_key"),
+        roles or None,
+        _seconds(message.certificate_ttl_seconds, "ssh_keys.certificate_ttl_seconds"),
+    )
+
+
+def _ssh_key_message(key: SshKey) -> pb.SshKey:
+    return pb.SshKey(
+        output=key.output,
+        public_key=key.blob,
+        roles=key.roles,
+        certificate_ttl_seconds=int(key.ttl.total_seconds()) if key.ttl else 0,
+    )
 
 
 def _wishes(message: pb.Wishes) -> Wishes:
@@ -121,7 +143,7 @@ def join_body(request: JoinRequest) -> bytes:
     return pb.JoinBody(
         token=pb.JoinToken(id=request.token_id, secret=request.token_secret),
         lineage_key=request.lineage_key,
-        ssh_keys=[pb.SshKey(output=key.output, public_key=key.blob) for key in request.ssh_keys],
+        ssh_keys=[_ssh_key_message(key) for key in request.ssh_keys],
         wishes=_wishes_message(request.wishes),
     ).SerializeToString()
 
@@ -155,7 +177,7 @@ def renew_body(request: RenewRequest) -> bytes:
         lineage_key=request.lineage_key,
         certificate=request.certificate,
         new_lineage_key=request.new_lineage_key,
-        ssh_keys=[pb.SshKey(output=key.output, public_key=key.blob) for key in request.ssh_keys],
+        ssh_keys=[_ssh_key_message(key) for key in request.ssh_keys],
         wishes=_wishes_message(request.wishes),
     ).SerializeToString()
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18mezite/v1/identity.proto\x12\tmezite.v1\"\x13\n\x11GetClusterRequest\"]\n\x12GetClusterResponse\x12\x14\n\x0c\x63luster_name\x18\x01 \x01(\t\x12\x14\n\x0c\x63luster_uuid\x18\x02 \x01(\t\x12\x1b\n\x13server_time_unix_ms\x18\x03 \x01(\x03\"?\n\rSignedRequest\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\r\n\x05nonce\x18\x03 \x01(\x0c\",\n\x06SshKey\x12\x0e\n\x06output\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"\x87\x01\n\x06Wishes\x12\x1f\n\x17\x63\x65rtificate_ttl_seconds\x18\x01 \x01(\r\x12 \n\x18renewal_interval_seconds\x18\x02 \x01(\r\x12\x1b\n\x13\x63lient_time_unix_ms\x18\x03 \x01(\x03\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\t\"\x9b\x01\n\x08JoinBody\x12%\n\x05token\x18\x01 \x01(\x0b\x32\x14.mezite.v1.JoinTokenH\x00\x12\x13\n\x0blineage_key\x18\x02 \x01(\x0c\x12#\n\x08ssh_keys\x18\x03 \x03(\x0b\x32\x11.mezite.v1.SshKey\x12!\n\x06wishes\x18\x04 \x01(\x0b\x32\x11.mezite.v1.WishesB\x0b\n\tadmission\"\'\n\tJoinToken\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\"\xbf\x01\n\tRenewBody\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x13\n\x0blineage_key\x18\x03 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x04 \x01(\x0c\x12\x17\n\x0fnew_lineage_key\x18\x05 \x01(\x0c\x12#\n\x08ssh_keys\x18\x06 \x03(\x0b\x32\x11.mezite.v1.SshKey\x12!\n\x06wishes\x18\x07 \x01(\x0b\x32\x11.mezite.v1.Wishes\"\xd2\x01\n\rIssueResponse\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x14\n\x0c\x63\x65rtificates\x18\x03 \x03(\x0c\x12\x1f\n\x05trust\x18\x04 \x01(\x0b\x32\x10.mezite.v1.Trust\x12\x1b\n\x13server_time_unix_ms\x18\x05 \x01(\x03\x12\x1f\n\x17\x63\x65rtificate_ttl_seconds\x18\x06 \x01(\r\x12\x16\n\x0erenew_after_ms\x18\x07 \x01(\r\x12\x0b\n\x03\x62ot\x18\x08 \x01(\t\"\x8b\x01\n\x05Trust\x12\x14\n\x0c\x63luster_name\x18\x01 \x01(\t\x12\x14\n\x0c\x63luster_uuid\x18\x02 \x01(\t\x12\x10\n\x08host_cas\x18\x03 \x03(\x0c\x12\x10\n\x08user_cas\x18\x04 \x03(\x0c\x12\x12\n\nserver_cas\x18\x05 \x03(\x0c\x12\x1e\n\x05nodes\x18\x06 \x03(\x0b\x32\x0f.mezite.v1.Node\"0\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\"l\n\x07Refusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x14\n\x0creason_class\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05nonce\x18\x04 \x01(\x0c\x12\x1b\n\x13server_time_unix_ms\x18\x05 \x01(\x03\x32\xd5\x01\n\x0fIdentityService\x12I\n\nGetCluster\x12\x1c.mezite.v1.GetClusterRequest\x1a\x1d.mezite.v1.GetClusterResponse\x12:\n\x04Join\x12\x18.mezite.v1.SignedRequest\x1a\x18.mezite.v1.IssueResponse\x12;\n\x05Renew\x12\x18.mezite.v1.SignedRequest\x1a\x18.mezite.v1.IssueResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18mezite/v1/identity.proto\x12\tmezite.v1\"\x13\n\x11GetClusterRequest\"]\n\x12GetClusterResponse\x12\x14\n\x0c\x63luster_name\x18\x01 \x01(\t\x12\x14\n\x0c\x63luster_uuid\x18\x02 \x01(\t\x12\x1b\n\x13server_time_unix_ms\x18\x03 \x01(\x03\"?\n\rSignedRequest\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\r\n\x05nonce\x18\x03 \x01(\x0c\"\\\n\x06SshKey\x12\x0e\n\x06output\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\r\n\x05roles\x18\x03 \x03(\t\x12\x1f\n\x17\x63\x65rtificate_ttl_seconds\x18\x04 \x01(\r\"\x87\x01\n\x06Wishes\x12\x1f\n\x17\x63\x65rtificate_ttl_seconds\x18\x01 \x01(\r\x12 \n\x18renewal_interval_seconds\x18\x02 \x01(\r\x12\x1b\n\x13\x63lient_time_unix_ms\x18\x03 \x01(\x03\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\t\"\x9b\x01\n\x08JoinBody\x12%\n\x05token\x18\x01 \x01(\x0b\x32\x14.mezite.v1.JoinTokenH\x00\x12\x13\n\x0blineage_key\x18\x02 \x01(\x0c\x12#\n\x08ssh_keys\x18\x03 \x03(\x0b\x32\x11.mezite.v1.SshKey\x12!\n\x06wishes\x18\x04 \x01(\x0b\x32\x11.mezite.v1.WishesB\x0b\n\tadmission\"\'\n\tJoinToken\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\"\xbf\x01\n\tRenewBody\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x13\n\x0blineage_key\x18\x03 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x04 \x01(\x0c\x12\x17\n\x0fnew_lineage_key\x18\x05 \x01(\x0c\x12#\n\x08ssh_keys\x18\x06 \x03(\x0b\x32\x11.mezite.v1.SshKey\x12!\n\x06wishes\x18\x07 \x01(\x0b\x32\x11.mezite.v1.Wishes\"\xd2\x01\n\rIssueResponse\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x14\n\x0c\x63\x65rtificates\x18\x03 \x03(\x0c\x12\x1f\n\x05trust\x18\x04 \x01(\x0b\x32\x10.mezite.v1.Trust\x12\x1b\n\x13server_time_unix_ms\x18\x05 \x01(\x03\x12\x1f\n\x17\x63\x65rtificate_ttl_seconds\x18\x06 \x01(\r\x12\x16\n\x0erenew_after_ms\x18\x07 \x01(\r\x12\x0b\n\x03\x62ot\x18\x08 \x01(\t\"\x8b\x01\n\x05Trust\x12\x14\n\x0c\x63luster_name\x18\x01 \x01(\t\x12\x14\n\x0c\x63luster_uuid\x18\x02 \x01(\t\x12\x10\n\x08host_cas\x18\x03 \x03(\x0c\x12\x10\n\x08user_cas\x18\x04 \x03(\x0c\x12\x12\n\nserver_cas\x18\x05 \x03(\x0c\x12\x1e\n\x05nodes\x18\x06 \x03(\x0b\x32\x0f.mezite.v1.Node\"0\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\"l\n\x07Refusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x14\n\x0creason_class\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05nonce\x18\x04 \x01(\x0c\x12\x1b\n\x13server_time_unix_ms\x18\x05 \x01(\x03\x32\xd5\x01\n\x0fIdentityService\x12I\n\nGetCluster\x12\x1c.mezite.v1.GetClusterRequest\x1a\x1d.mezite.v1.GetClusterResponse\x12:\n\x04Join\x12\x18.mezite.v1.SignedRequest\x1a\x18.mezite.v1.IssueResponse\x12;\n\x05Renew\x12\x18.mezite.v1.SignedRequest\x1a\x18.mezite.v1.IssueResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,23 +38,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNEDREQUEST']._serialized_start=155
   _globals['_SIGNEDREQUEST']._serialized_end=218
   _globals['_SSHKEY']._serialized_start=220
-  _globals['_SSHKEY']._serialized_end=264
-  _globals['_WISHES']._serialized_start=267
-  _globals['_WISHES']._serialized_end=402
-  _globals['_JOINBODY']._serialized_start=405
-  _globals['_JOINBODY']._serialized_end=560
-  _globals['_JOINTOKEN']._serialized_start=562
-  _globals['_JOINTOKEN']._serialized_end=601
-  _globals['_RENEWBODY']._serialized_start=604
-  _globals['_RENEWBODY']._serialized_end=795
-  _globals['_ISSUERESPONSE']._serialized_start=798
-  _globals['_ISSUERESPONSE']._serialized_end=1008
-  _globals['_TRUST']._serialized_start=1011
-  _globals['_TRUST']._serialized_end=1150
-  _globals['_NODE']._serialized_start=1152
-  _globals['_NODE']._serialized_end=1200
-  _globals['_REFUSAL']._serialized_start=1202
-  _globals['_REFUSAL']._serialized_end=1310
-  _globals['_IDENTITYSERVICE']._serialized_start=1313
-  _globals['_IDENTITYSERVICE']._serialized_end=1526
+  _globals['_SSHKEY']._serialized_end=312
+  _globals['_WISHES']._serialized_start=315
+  _globals['_WISHES']._serialized_end=450
+  _globals['_JOINBODY']._serialized_start=453
+  _globals['_JOINBODY']._serialized_end=608
+  _globals['_JOINTOKEN']._serialized_start=610
+  _globals['_JOINTOKEN']._serialized_end=649
+  _globals['_RENEWBODY']._serialized_start=652
+  _globals['_RENEWBODY']._serialized_end=843
+  _globals['_ISSUERESPONSE']._serialized_start=846
+  _globals['_ISSUERESPONSE']._serialized_end=1056
+  _globals['_TRUST']._serialized_start=1059
+  _globals['_TRUST']._serialized_end=1198
+  _globals['_NODE']._serialized_start=1200
+  _globals['_NODE']._serialized_end=1248
+  _globals['_REFUSAL']._serialized_start=1250
+  _globals['_REFUSAL']._serialized_end=1358
+  _globals['_IDENTITYSERVICE']._serialized_start=1361
+  _globals['_IDENTITYSERVICE']._serialized_end=1574
 # @@protoc_insertion_point(module_scope)

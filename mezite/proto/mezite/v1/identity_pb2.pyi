@@ -31,12 +31,16 @@ class SignedRequest(_message.Message):
     def __init__(self, body: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., nonce: _Optional[bytes] = ...) -> None: ...
 
 class SshKey(_message.Message):
-    __slots__ = ("output", "public_key")
+    __slots__ = ("output", "public_key", "roles", "certificate_ttl_seconds")
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    ROLES_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_TTL_SECONDS_FIELD_NUMBER: _ClassVar[int]
     output: str
     public_key: bytes
-    def __init__(self, output: _Optional[str] = ..., public_key: _Optional[bytes] = ...) -> None: ...
+    roles: _containers.RepeatedScalarFieldContainer[str]
+    certificate_ttl_seconds: int
+    def __init__(self, output: _Optional[str] = ..., public_key: _Optional[bytes] = ..., roles: _Optional[_Iterable[str]] = ..., certificate_ttl_seconds: _Optional[int] = ...) -> None: ...
 
 class Wishes(_message.Message):
     __slots__ = ("certificate_ttl_seconds", "renewal_interval_seconds", "client_time_unix_ms", "host", "boot_id")
