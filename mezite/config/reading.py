@@ -149,6 +149,17 @@ class Section:
             raise self.fault(key, f"expected true or false, found {value!r}")
         return value
 
+    def number(self, key: str, least: int, most: int, default: int) -> int:
+        found = self.values.get(key)
+        if found is None:
+            return default
+        # Texts come from the environment; YAML's true is an int to Python.
+        if isinstance(found, str) and found.isascii() and found.isdigit():
+            found = int(found[:9])
+        if isinstance(found, bool) or not isinstance(found, int) or not least <= found <= most:
+            raise self.fault(key, f"expected a number from {least} to {most}, found {found!r}")
+        return found
+
     def texts(self, key: str, default: Sequence[str] = ()) -> tuple[str, ...]:
         value = self.values.get(key)
         if value is None:
