@@ -59,6 +59,7 @@ class Postgres:
         self.log = self.root / "log"
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self._made = 0
         if self._account is not None:
             os.chown(self.root, self._account.pw_uid, self._account.pw_gid)
         if copy_of is None:
@@ -182,6 +183,16 @@ class Postgres:
             "driver": "postgres", "host": "127.0.0.1", "port": self.port, "user": USER, "password": PASSWORD,
             "name": NAME,
         }
+
+    @contextlib.contextmanager
+    def new_database(self) -> Iterator[dict[str, Any]]:
+        """The configuration of an empty one, which is gone afterwards."""
+        self._made += 1
+        name = f"mezite{self._made}"
+        self.create_database(name)
+        yield {**self.config, "name": name}
+        with self.superuser() as connection:
+            connection.execute(f"drop database {name} with (force)")
 
     @contextlib.contextmanager
     def superuser(self, database: str = ACCOUNT, **more: Any) -> Iterator[psycopg.Connection[Any]]:

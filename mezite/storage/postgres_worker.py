@@ -1,0 +1,230 @@
+"""A thread with a connection of its own, which runs what waits in a queue."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
+from itertools import chain
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+from mezite.errors import StorageFailure
+from mezite.storage.interface import Transaction
+from mezite.storage.postgres_link import Away, Broken, Clash, Link, Unknown
+from mezite.storage.postgres_listener import CHANNEL
+from mezite.storage.transaction import SqlTransaction
+
+MAX_BATCH = 32
+"""Use cases in one transaction: rows stay locked until its end."""
+TRIES = 8
+"""Of a use case alone, after its batch has clashed."""
+MAX_WAIT_S = 15.0
+"""Who has waited longer for a connection is not run: its machine is about to ask again."""
+
+_log = logging.getLogger(__name__)
+
+
+class Job:
+    __slots__ = ("future", "is_reading", "since", "use_case")
+
+    def __init__(self, use_case: Callable[[Transaction], Any], is_reading: bool) -> None:
+        self.future: Future[Any] = Future()
+        self.use_case = use_case
+        self.is_reading = is_reading
+        self.since = time.monotonic()
+
+    def settle(self, result: Any, error: BaseException | None) -> None:
+        """The future is resolved, if it is not yet."""
+        if self.future.done():
+            return
+        if error is None:
+            self.future.set_result(result)
+        else:
+            self.future.set_exception(error)
+
+
+Queue = SimpleQueue["Job | None"]
+
+
+class _Raised(Exception):
+    """A use case of a batch without savepoints has raised, which hardly any ever does."""
+
+    def __init__(self, job: Job, error: BaseException) -> None:
+        super().__init__()
+        self.job = job
+        self.error = error
+
+
+class Owner(Protocol):
+    """The storage that a worker belongs to."""
+
+    @property
+    def name(self) -> str: ...
+    def transaction(self, link: Link, job: Job) -> SqlTransaction: ...
+    def announcement(self, topics: set[str]) -> str: ...
+    def notify(self, topics: frozenset[str]) -> None: ...
+    def hand_over(self, calls: Sequence[Callable[[], None]]) -> None: ...
+
+
+class Worker:
+    """A thread with a connection of its own, which runs what is in *queue*."""
+
+    def __init__(self, storage: Owner, name: str, queue: Queue, link: Link) -> None:
+        self.queue = queue
+        self._storage = storage
+        self._link = link
+        self.thread = threading.Thread(target=self._serve, name=f"mezite-storage-{name}", daemon=True)
+
+    def _serve(self) -> None:
+        while (job := self.queue.get()) is not None:
+            self._run_batch(job)
+        self._link.close()
+
+    def _run_batch(self, first: Job) -> None:
+        """Together, and when that clashes each alone; every future is resolved in the end."""
+        if not self._may_start(first):
+            return
+        started, jobs = [first], self._arriving(first)
+        try:
+            try:
+                self._transact(jobs, started)
+            except _Raised as raised:
+                self._transact(chain(list(started), jobs), started, apart=True, settled=raised)
+        except (Clash, Broken):
+            for number, job in enumerate(started):
+                try:
+                    self._run_alone(job)
+                except Away as error:
+                    self._fail([*started[number:], *self._waiting()], error)
+                    return
+        except Unknown as error:
+            self._fail(started, error)
+        except StorageFailure as error:
+            self._fail([*started, *self._waiting()], error)
+
+    def _run_alone(self, job: Job) -> None:
+        """Raises :class:`Away` only."""
+        for attempt in range(TRIES):
+            try:
+                self._transact([job], [], apart=True)
+                return
+            except (Clash, Broken) as error:
+                if attempt + 1 == TRIES or time.monotonic() - job.since > MAX_WAIT_S:
+                    self._fail([job], error)
+                    return
+                # Chance, or two would meet again.
+                time.sleep(random.uniform(0, 0.01 * 2**attempt))
+            except Away:
+                raise
+            except StorageFailure as error:
+                self._fail([job], error)
+                return
+
+    def _transact(
+        self, jobs: Iterable[Job], started: list[Job], *, apart: bool = False,
+        settled: _Raised | None = None,
+    ) -> None:
+        """One transaction for *jobs*, which are noted in *started*; after its commit their
+        futures are resolved.
+
+        Raises ``StorageFailure`` when nothing of it is known to be done.  *apart*: each in
+        a savepoint, but for what is *settled*; else :class:`_Raised` when one of them
+        raises, and nothing is done.
+        """
+        link, storage = self._link, self._storage
+        calls: list[Callable[[], None]] = []
+        topics: set[str] = set()
+        told: Callable[[], None] | None = None
+        try:
+            link.begin()
+            for job in jobs:
+                if job not in started:
+                    started.append(job)
+                if settled is not None and job is settled.job:
+                    calls.append(partial(job.settle, None, settled.error))
+                else:
+                    calls.append(self._outcome(job, topics, apart))
+            announced = storage.announcement(topics)
+            if announced:
+                link.select("select pg_notify(?, ?)", (CHANNEL, announced))
+            told = partial(storage.notify, frozenset(topics)) if topics else None
+            link.commit()
+        except BaseException as error:
+            link.give_up()
+            if isinstance(error, Unknown) and told is not None:
+                storage.hand_over([told])
+            if isinstance(error, StorageFailure | _Raised):
+                raise
+            _log.exception("%s: a batch failed", storage.name)
+            raise StorageFailure(str(error)) from error
+        storage.hand_over(calls if told is None else [told, *calls])
+
+    def _outcome(self, job: Job, topics: set[str], apart: bool) -> Callable[[], None]:
+        """What resolves *job*'s future once the batch is committed; raises
+        ``StorageFailure`` when the whole batch cannot go on."""
+        link = self._link
+        if apart:
+            link.run("savepoint use_case")
+        transaction = self._storage.transaction(link, job)
+        result, error = None, None
+        try:
+            result = job.use_case(transaction)
+        except BaseException as raised:
+            error = raised
+        transaction.end()
+        link.check()
+        error = error or link.refusal()
+        if error is None:
+            topics |= transaction.changed
+        elif not apart:
+            raise _Raised(job, error)
+        else:
+            link.run("rollback to use_case")
+        if apart:
+            link.run("release use_case")
+        return partial(job.settle, result, error)
+
+    def _arriving(self, first: Job) -> Iterator[Job]:
+        """*first* and what is queued when it has been run, and so on, a batch of them."""
+        yield first
+        for _ in range(MAX_BATCH - 1):
+            try:
+                following = self.queue.get_nowait()
+            except Empty:
+                return
+            if following is None:
+                self.queue.put(None)
+                return
+            if self._may_start(following):
+                yield following
+
+    def _may_start(self, job: Job) -> bool:
+        if not job.future.set_running_or_notify_cancel():
+            return False
+        if time.monotonic() - job.since <= MAX_WAIT_S:
+            return True
+        self._fail([job], StorageFailure(
+            f"{self._storage.name}: no connection was free for {MAX_WAIT_S:.0f} s; ask again"
+        ))
+        return False
+
+    def _waiting(self) -> Iterator[Job]:
+        """Those who would wait for the same failure once more."""
+        for _ in range(self.queue.qsize()):
+            try:
+                job = self.queue.get_nowait()
+            except Empty:
+                return
+            if job is None:
+                self.queue.put(None)
+                return
+            if job.future.set_running_or_notify_cancel():
+                yield job
+
+    def _fail(self, jobs: Iterable[Job], error: StorageFailure) -> None:
+        self._storage.hand_over([partial(job.settle, None, type(error)(str(error))) for job in jobs])
