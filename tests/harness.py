@@ -15,8 +15,8 @@ from typing import TypeVar
 from mezite.auth import authorities
 from mezite.auth.context import Context, Peer, Transaction
 from mezite.auth.join import join
-from mezite.auth.proof import prove_join, prove_renew
-from mezite.auth.renew import renew
+from mezite.auth.proof import Provenance, prove_certificate, prove_join, prove_renew
+from mezite.auth.renew import Unverified, renew
 from mezite.certs import keys
 from mezite.certs.ssh import parse_certificate
 from mezite.core.model import Bot, Instance, JoinToken, Lock, LockKind, LockTarget
@@ -72,6 +72,8 @@ class Auth:
 
     def __init__(self) -> None:
         self.now = START
+        self.verified = 0
+        """Certificates that had to be verified, as what is stored did not vouch for them."""
         self.random = Counted()
         self.storage = MemoryStorage()
 
@@ -161,13 +163,23 @@ class Auth:
         )
 
     def renew(self, request: RenewRequest, signed: Signed, peer: Peer = PEER) -> Issued | Refused:
+        def judged(provenance: Provenance | None) -> Issued | Refused | Unverified:
+            return self.write(
+                lambda tx: renew(
+                    self.context, tx, request, proof, provenance, nonce=signed.nonce, peer=peer
+                )
+            )
+
         try:
             proof = prove_renew(self.context, request, signed)
+            outcome = judged(None)
+            if isinstance(outcome, Unverified):
+                self.verified += 1
+                outcome = judged(prove_certificate(self.context, request, proof))
         except Refused as refused:
             return refused
-        return self.write(
-            lambda tx: renew(self.context, tx, request, proof, nonce=signed.nonce, peer=peer)
-        )
+        assert not isinstance(outcome, Unverified)
+        return outcome
 
 
 @dataclass

@@ -20,10 +20,10 @@ from benchmarks.measure import AT_LEAST, AT_MOST, Limit, Row, Table
 from benchmarks.server import interleaved
 from mezite.auth import authorities
 from mezite.auth.context import Context, Peer
-from mezite.auth.proof import RenewProof
+from mezite.auth.proof import Provenance, RenewProof
 from mezite.auth.renew import renew
 from mezite.certs import keys
-from mezite.core.model import Bot, Identity, Instance
+from mezite.core.model import Bot, Instance
 from mezite.core.request import Issued, RenewRequest, SshKey, Wishes
 from mezite.core.roles import Role
 from mezite.storage.interface import Step, Transaction
@@ -111,18 +111,15 @@ class Database:
         """The whole transaction of a renewal: all it reads, the step, the certificate, the audit row."""
         generation = self._generations[index]
         lineage_key = _key(index, generation)
-        identity = Identity(
-            key_id="bench", serial=1, principals=("deploy",), valid_after=0, valid_before=2**63,
-            ca_fingerprint="", subject_fingerprint="", bot="bench", instance=self._ids[index],
-            generation=generation, lineage_key=lineage_key, roles=("deployer",),
-        )
-        proof = RenewProof(identity, lineage_key, _key(index, generation + 1), bytes(32), is_current=True)
+        proof = RenewProof(lineage_key, _key(index, generation + 1), bytes(32))
+        provenance = Provenance("bench", is_current=True)
         wishes = Wishes(None, None, _NOW, host="bench")
         request = RenewRequest(self._ids[index], generation, b"", b"", b"", (self._ssh_key,), wishes)
         peer = Peer("192.0.2.7")
 
         def act(tx: Transaction) -> bool:
-            return isinstance(renew(self._context, tx, request, proof, nonce=b"", peer=peer), Issued)
+            outcome = renew(self._context, tx, request, proof, provenance, nonce=b"", peer=peer)
+            return isinstance(outcome, Issued)
 
         return act
 

@@ -177,58 +177,90 @@ def answer_fork(
     return mismatch(instance.id)
 
 
-def sign_all(
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whom certificates are for."""
+
+    bot: Bot
+    instance_id: str
+    generation: int
+    lineage_key: str
+    """Fingerprint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """A certificate that is signed, and not given out yet."""
+
+    output: str
+    granted: Granted
+    serial: int
+    valid_before: int
+    blob: bytes
+
+
+def certify(
     context: Context,
     tx: Transaction,
-    *,
-    bot: Bot,
-    instance_id: str,
-    generation: int,
-    lineage_key: str,
+    subject: Subject,
     ssh_keys: Sequence[SshKey],
     terms: Terms,
     now: datetime,
+) -> tuple[Certified, ...]:
+    """One signed certificate for each of the *ssh_keys*, at least one."""
+    signer = context.authorities().signer
+    certified = []
+    for key, granted in zip(ssh_keys, terms.granted, strict=True):
+        template = user_certificate(
+            granted,
+            subject.bot,
+            instance=subject.instance_id,
+            generation=subject.generation,
+            lineage_key=subject.lineage_key,
+            serial=tx.next_serial(),
+            now=now,
+        )
+        blob = signer.sign_user(template, key.blob)
+        certified.append(Certified(key.output, granted, template.serial, template.valid_before, blob))
+    return tuple(certified)
+
+
+def issued(
+    context: Context,
+    tx: Transaction,
+    subject: Subject,
+    certified: Sequence[Certified],
+    terms: Terms,
+    now: datetime,
+    *,
     event: EventType,
     peer: Peer,
 ) -> Issued:
-    """One signed certificate for each key, one audit row for each certificate."""
-    signer = context.authorities().signer
-    certificates = []
-    for key, granted in zip(ssh_keys, terms.granted, strict=True):
-        serial = tx.next_serial()
-        template = user_certificate(
-            granted,
-            bot,
-            instance=instance_id,
-            generation=generation,
-            lineage_key=lineage_key,
-            serial=serial,
-            now=now,
-        )
-        certificates.append(signer.sign_user(template, key.blob))
+    """What gives the certificates out, with an audit row for each of them."""
+    for one in certified:
         tx.add_event(
             AuditEvent(
                 event,
                 now,
-                actor=f"bot/{bot.name}",
+                actor=f"bot/{subject.bot.name}",
                 resource_type="instance",
-                resource_name=instance_id,
+                resource_name=subject.instance_id,
                 client_ip=peer.address,
                 fields={
-                    "serial": serial,
-                    "generation": generation,
-                    "output": key.output,
-                    "logins": ",".join(granted.logins),
-                    "roles": ",".join(granted.roles),
-                    "valid_before_unix": template.valid_before,
+                    "serial": one.serial,
+                    "generation": subject.generation,
+                    "output": one.output,
+                    "logins": ",".join(one.granted.logins),
+                    "roles": ",".join(one.granted.roles),
+                    "valid_before_unix": one.valid_before,
                 },
             )
         )
     return Issued(
-        instance_id=instance_id,
-        bot=bot.name,
-        generation=generation,
-        certificates=tuple(certificates),
+        instance_id=subject.instance_id,
+        bot=subject.bot.name,
+        generation=subject.generation,
+        certificates=tuple(one.blob for one in certified),
         trust=context.trust(),
         server_time=now,
         ttl=terms.shortest,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from mezite.auth.context import Context, Peer
-from mezite.auth.issue import answer_fork, expired, locked, sign_all, terms
+from mezite.auth.issue import Subject, answer_fork, certify, expired, issued, locked, terms
 from mezite.auth.older import refuse_joins
 from mezite.auth.proof import JoinProof
 from mezite.core.audit import AuditEvent, EventType
@@ -13,7 +13,7 @@ from mezite.core.duration import format_duration
 from mezite.core.generation import ForkSuspected, Stored, judge_repeated_join
 from mezite.core.lifetime import CLIENT_SKEW
 from mezite.core.model import Instance, JoinToken
-from mezite.core.request import Issued, JoinRequest, Wishes, secret_matches
+from mezite.core.request import Issued, JoinRequest, Wishes, certificate_hash, secret_matches
 from mezite.errors import Reason, Refused
 from mezite.storage.interface import Admission, Transaction
 
@@ -65,8 +65,10 @@ def join(
         return agreed
     if not tx.use_token(token.id, now):
         return _spent(context, tx, token, "used", bot.name, peer)
+    subject = Subject(bot, context.new_uuid(), 1, proof.lineage_key)
+    certified = certify(context, tx, subject, request.ssh_keys, agreed, now)
     instance = Instance(
-        id=context.new_uuid(),
+        id=subject.instance_id,
         bot_id=bot.id,
         generation=1,
         lineage_key=proof.lineage_key,
@@ -79,6 +81,7 @@ def join(
         host=request.wishes.host,
         boot_id=request.wishes.boot_id,
         not_after=now + agreed.longest,
+        certificate_hash=certificate_hash(certified[0].blob),
     )
     tx.add_instance(instance)
     tx.add_admission(Admission(token.id, proof.lineage_key, instance.id, now, peer.address))
@@ -93,19 +96,7 @@ def join(
             fields={"token": token.id, "lineage_key": proof.lineage_key, "host": request.wishes.host},
         )
     )
-    return sign_all(
-        context,
-        tx,
-        bot=bot,
-        instance_id=instance.id,
-        generation=1,
-        lineage_key=proof.lineage_key,
-        ssh_keys=request.ssh_keys,
-        terms=agreed,
-        now=now,
-        event=EventType.CERT_ISSUED,
-        peer=peer,
-    )
+    return issued(context, tx, subject, certified, agreed, now, event=EventType.CERT_ISSUED, peer=peer)
 
 
 def _skewed(wishes: Wishes, context: Context) -> Refused | None:
@@ -230,16 +221,6 @@ def _repeat(
         recovered=over is not None,
     ):
         return Refused(Reason.UNAVAILABLE, "the instance is being renewed elsewhere; ask again")
-    return sign_all(
-        context,
-        tx,
-        bot=bot,
-        instance_id=instance.id,
-        generation=1,
-        lineage_key=instance.lineage_key,
-        ssh_keys=request.ssh_keys,
-        terms=agreed,
-        now=now,
-        event=EventType.CERT_REISSUED,
-        peer=peer,
-    )
+    subject = Subject(bot, instance.id, 1, instance.lineage_key)
+    certified = certify(context, tx, subject, request.ssh_keys, agreed, now)
+    return issued(context, tx, subject, certified, agreed, now, event=EventType.CERT_REISSUED, peer=peer)

@@ -1,4 +1,4 @@
-"""What a request proves by itself, before anything stored is looked at."""
+"""What a request and its certificate prove by themselves, without anything stored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from mezite.auth.context import Context
 from mezite.certs import keys
 from mezite.certs.ssh import parse_certificate
 from mezite.certs.verify import check_issued
-from mezite.core.model import Identity
 from mezite.core.request import (
     JOIN,
     RENEW,
@@ -40,13 +39,21 @@ class JoinProof:
 
 @dataclass(frozen=True, slots=True)
 class RenewProof:
-    """The request was signed by the key that one of our certificates ties to
-    the presented instance and generation."""
+    """The request was signed by the lineage key it names.  Whether that is the key
+    of the instance and generation it names, the stored ones or the certificate say."""
 
-    identity: Identity
     lineage_key: str
+    """Fingerprint, as the next one."""
     new_key: str
     request_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """One of our certificates ties the request's key to its instance and generation."""
+
+    bot: str
+    """Its name when the certificate was made."""
     is_current: bool
     """The certificate's CA is trusted still, not retired."""
 
@@ -64,7 +71,7 @@ def prove_join(context: Context, request: JoinRequest, signed: Signed) -> JoinPr
 def prove_renew(context: Context, request: RenewRequest, signed: Signed) -> RenewProof:
     """Raises :class:`Refused` (``bad_proof``, ``invalid_request``).
 
-    The certificate may be expired, and its CA retired: it only has to be ours.
+    Not checked: the certificate (:func:`prove_certificate`).
     """
     _check_ssh_keys(request.ssh_keys)
     _check_lineage_key(request.new_lineage_key)
@@ -72,25 +79,27 @@ def prove_renew(context: Context, request: RenewRequest, signed: Signed) -> Rene
     new_key = keys.fingerprint(request.new_lineage_key)
     if new_key == lineage_key:
         raise Refused(Reason.INVALID_REQUEST, "every generation has a lineage key of its own")
+    _check_signature(context, RENEW, request.lineage_key, signed)
+    return RenewProof(lineage_key, new_key, request_hash(request.new_lineage_key, request.ssh_keys))
+
+
+def prove_certificate(context: Context, request: RenewRequest, proof: RenewProof) -> Provenance:
+    """Raises :class:`Refused` (``bad_proof``).
+
+    The certificate may be expired, and its CA retired: it only has to be ours.
+    """
     authorities = context.authorities()
     try:
         certificate = parse_certificate(request.certificate)
         identity = check_issued(certificate, trusted=authorities.proving_user_cas)
     except CertificateRejected as rejected:
         raise Refused(Reason.BAD_PROOF, f"the certificate proves nothing: {rejected}") from None
-    claimed = (request.instance_id, request.generation, lineage_key)
+    claimed = (request.instance_id, request.generation, proof.lineage_key)
     if (identity.instance, identity.generation, identity.lineage_key) != claimed:
         raise Refused(
             Reason.BAD_PROOF, "the certificate is of another instance, generation or lineage key"
         )
-    _check_signature(context, RENEW, request.lineage_key, signed)
-    return RenewProof(
-        identity,
-        lineage_key,
-        new_key,
-        request_hash(request.new_lineage_key, request.ssh_keys),
-        is_current=certificate.ca_blob in authorities.user_cas,
-    )
+    return Provenance(identity.bot, is_current=certificate.ca_blob in authorities.user_cas)
 
 
 def _check_lineage_key(blob: bytes) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from mezite.auth.adoption import STORED_AT, show_older
 from mezite.auth.context import Context, Peer
-from mezite.auth.issue import answer_fork, expired, locked, sign_all, terms
+from mezite.auth.issue import Subject, answer_fork, certify, expired, issued, locked, terms
 from mezite.auth.older import refuse_joins
-from mezite.auth.proof import RenewProof
+from mezite.auth.proof import Provenance, RenewProof
 from mezite.core.audit import AuditEvent, EventType
 from mezite.core.generation import Advance, ForkSuspected, Presented, Stored, judge
-from mezite.core.request import Issued, RenewRequest
+from mezite.core.model import Instance
+from mezite.core.request import Issued, RenewRequest, certificate_hash
 from mezite.errors import Reason, Refused
 from mezite.storage.interface import Step, Transaction
 
@@ -17,22 +20,43 @@ _ATTEMPTS = 3
 """A step that another writer overtook is judged again, by what is stored then."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unverified:
+    """Nothing was judged: what is stored does not vouch for the certificate.
+    Verify it (:func:`~mezite.auth.proof.prove_certificate`), and ask again."""
+
+
 def renew(
     context: Context,
     tx: Transaction,
     request: RenewRequest,
     proof: RenewProof,
+    provenance: Provenance | None = None,
     *,
     nonce: bytes,
     peer: Peer,
-) -> Issued | Refused:
+) -> Issued | Refused | Unverified:
     """The next generation of an instance, or why not, judged in this order:
-    removal, locks, generation, expiry, bot, roles, logins, interval."""
+    removal, locks, generation, expiry, bot, roles, logins, interval.
+
+    Without a *provenance*, only a request with the very certificate that was
+    given out with the stored generation, to the stored key, is judged.
+    """
     for _ in range(_ATTEMPTS):
-        outcome = _renew_once(context, tx, request, proof, nonce=nonce, peer=peer)
+        outcome = _renew_once(context, tx, request, proof, provenance, nonce=nonce, peer=peer)
         if outcome is not None:
             return outcome
     return Refused(Reason.UNAVAILABLE, "the instance is being renewed elsewhere; ask again")
+
+
+def _is_last_issued(instance: Instance, request: RenewRequest, proof: RenewProof) -> bool:
+    """Whether the certificate is, byte for byte, the one that was signed for the
+    stored generation and key: what it says is then what is stored."""
+    return (instance.generation, instance.lineage_key, instance.certificate_hash) == (
+        request.generation,
+        proof.lineage_key,
+        certificate_hash(request.certificate),
+    )
 
 
 def _renew_once(
@@ -40,21 +64,27 @@ def _renew_once(
     tx: Transaction,
     request: RenewRequest,
     proof: RenewProof,
+    provenance: Provenance | None,
     *,
     nonce: bytes,
     peer: Peer,
-) -> Issued | Refused | None:
+) -> Issued | Refused | Unverified | None:
     now = context.clock()
     instance = tx.instance(request.instance_id)
+    bot = None if instance is None else tx.bot_by_id(instance.bot_id)
+    if provenance is None:
+        if instance is None or bot is None or not _is_last_issued(instance, request, proof):
+            return Unverified()
+        # Nothing can be ahead of the stored generation here; if it were, it would not be adopted.
+        provenance = Provenance(bot.name, is_current=False)
     if instance is None:
         return refuse_joins(tx) or Refused(
             Reason.INSTANCE_UNKNOWN,
             f"the server does not know instance {request.instance_id}; join again with a new token",
         )
-    bot = tx.bot_by_id(instance.bot_id)
     if instance.removed_at is not None:
         if bot is None:
-            return Refused(Reason.BOT_GONE, f"the bot {proof.identity.bot} has been removed")
+            return Refused(Reason.BOT_GONE, f"the bot {provenance.bot} has been removed")
         return Refused(
             Reason.INSTANCE_UNKNOWN,
             f"instance {instance.id} has been removed; join again with a new token",
@@ -73,7 +103,7 @@ def _renew_once(
         Presented(request.generation, proof.lineage_key, proof.new_key, proof.request_hash),
     )
     adopted = isinstance(judgement, Advance) and judgement.adopted
-    if adopted and not proof.is_current:
+    if adopted and not provenance.is_current:
         # What a retired CA has signed, this database has seen: only its stolen key can be ahead.
         return Refused(Reason.BAD_PROOF, "a retired CA proves no generation ahead of this server's")
     if isinstance(judgement, ForkSuspected):
@@ -82,13 +112,13 @@ def _renew_once(
             tx,
             judgement,
             instance=instance,
-            bot_name=proof.identity.bot,
+            bot_name=provenance.bot,
             nonce=nonce,
             wishes=request.wishes,
             peer=peer,
         )
     if bot is None:
-        return Refused(Reason.BOT_GONE, f"the bot {proof.identity.bot} has been removed")
+        return Refused(Reason.BOT_GONE, f"the bot {provenance.bot} has been removed")
     over = expired(instance, bot, now)
     if isinstance(over, Refused):
         return over
@@ -96,14 +126,20 @@ def _renew_once(
     if isinstance(agreed, Refused):
         return agreed
     if isinstance(judgement, Advance):
-        generation, lineage_key, event = judgement.to_generation, proof.new_key, EventType.CERT_ISSUED
+        subject = Subject(bot, instance.id, judgement.to_generation, proof.new_key)
+        event = EventType.CERT_ISSUED
+    else:
+        subject = Subject(bot, instance.id, judgement.generation, instance.lineage_key)
+        event = EventType.CERT_REISSUED
+    certified = certify(context, tx, subject, request.ssh_keys, agreed, now)
+    if isinstance(judgement, Advance):
         done = tx.step(
             Step(
                 instance_id=instance.id,
                 from_generation=instance.generation,
                 from_key=instance.lineage_key,
-                to_generation=generation,
-                to_key=lineage_key,
+                to_generation=subject.generation,
+                to_key=subject.lineage_key,
                 previous_key=proof.lineage_key,
                 request_hash=proof.request_hash,
                 at=now,
@@ -111,15 +147,14 @@ def _renew_once(
                 address=peer.address,
                 host=request.wishes.host,
                 boot_id=request.wishes.boot_id,
+                certificate_hash=certificate_hash(certified[0].blob),
             )
         )
     else:
-        generation, lineage_key = judgement.generation, instance.lineage_key
-        event = EventType.CERT_REISSUED
         done = tx.note_reissue(
             instance.id,
-            generation=generation,
-            lineage_key=lineage_key,
+            generation=subject.generation,
+            lineage_key=subject.lineage_key,
             at=now,
             not_after=now + agreed.longest,
             recovered=over is not None,
@@ -144,16 +179,4 @@ def _renew_once(
                 },
             )
         )
-    return sign_all(
-        context,
-        tx,
-        bot=bot,
-        instance_id=instance.id,
-        generation=generation,
-        lineage_key=lineage_key,
-        ssh_keys=request.ssh_keys,
-        terms=agreed,
-        now=now,
-        event=event,
-        peer=peer,
-    )
+    return issued(context, tx, subject, certified, agreed, now, event=event, peer=peer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable
-from typing import NoReturn
+from typing import NoReturn, Protocol, TypeVar
 from urllib.parse import unquote
 
 import grpc
@@ -13,10 +13,10 @@ from twisted.logger import Logger
 
 from mezite.auth.context import Context, Peer, Transaction
 from mezite.auth.join import join
-from mezite.auth.proof import prove_join, prove_renew
-from mezite.auth.renew import renew
+from mezite.auth.proof import Provenance, prove_certificate, prove_join, prove_renew
+from mezite.auth.renew import Unverified, renew
 from mezite.core.audit import AuditEvent, EventType, plain
-from mezite.core.request import Issued
+from mezite.core.request import Issued, RenewRequest, Signed
 from mezite.errors import InvalidInput, MeziteError, Reason, Refused
 from mezite.proto.mezite.v1 import identity_pb2 as pb
 from mezite.proto.mezite.v1.identity_pb2_grpc import IdentityServiceServicer
@@ -27,14 +27,19 @@ from mezite.rpc.status import REFUSAL_TRAILER, STATUS_OF, refusal_bytes
 
 _log = Logger()
 
+T = TypeVar("T")
 Outcome = Issued | Refused
-Run = Callable[[Callable[[Transaction], Outcome]], Awaitable[Outcome]]
+
+
+class Run(Protocol):
+    """Carries a use case to the storage, and brings its outcome back after COMMIT."""
+
+    def __call__(self, use_case: Callable[[Transaction], T], /) -> Awaitable[T]: ...
 
 
 class AuthApi(IdentityServiceServicer):
-    """*run* carries a use case to the storage and brings its outcome back after
-    COMMIT; *record* writes an audit event some time; *clock_fault* says why
-    the server's clock cannot be trusted, or ``None``."""
+    """*record* writes an audit event some time; *clock_fault* says why the server's
+    clock cannot be trusted, or ``None``."""
 
     def __init__(
         self,
@@ -91,17 +96,27 @@ class AuthApi(IdentityServiceServicer):
             wanted = messages.renew_request_from(signed.body)
             subject = wanted.instance_id
             self._check_clock()
-            proof = prove_renew(self._context, wanted, signed)
-
-            def use_case(tx: Transaction) -> Outcome:
-                return renew(self._context, tx, wanted, proof, nonce=signed.nonce, peer=peer)
-
-            outcome = await self._run(use_case)
+            outcome = await self._renewed(wanted, signed, peer)
         except MeziteError as error:
             outcome = _refusal(error)
         if isinstance(outcome, Issued):
             return messages.issued_message(outcome)
         return await self._refuse(context, outcome, EventType.RENEW_REFUSED, "instance", subject, peer)
+
+    async def _renewed(self, wanted: RenewRequest, signed: Signed, peer: Peer) -> Outcome:
+        context = self._context
+        proof = prove_renew(context, wanted, signed)
+        provenance: Provenance | None = None
+
+        def use_case(tx: Transaction) -> Outcome | Unverified:
+            return renew(context, tx, wanted, proof, provenance, nonce=signed.nonce, peer=peer)
+
+        outcome = await self._run(use_case)
+        if isinstance(outcome, Unverified):
+            provenance = prove_certificate(context, wanted, proof)
+            outcome = await self._run(use_case)
+        assert not isinstance(outcome, Unverified)
+        return outcome
 
     def _check_clock(self) -> None:
         fault = self._clock_fault()

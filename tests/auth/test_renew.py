@@ -16,9 +16,91 @@ from mezite.core.model import LockKind
 from mezite.core.request import Issued
 from mezite.core.template import CertificateTemplate
 from mezite.errors import Reason, Refused
+from mezite.rpc import messages
 from mezite.storage.interface import Step
 from tests.auth.test_join import reason
 from tests.harness import ROLE, START, Auth, Machine, Pending
+
+
+def _altered(certificate: bytes, at: int) -> bytes:
+    changed = bytearray(certificate)
+    changed[at] ^= 1
+    return bytes(changed)
+
+
+def _copied(certificate: bytes, ca: keys.PrivateKey) -> bytes:
+    """A certificate that says the same, signed by *ca*."""
+    owned = parse_certificate(certificate)
+    template = CertificateTemplate(
+        1, owned.serial, owned.key_id.decode(), ("deploy",), owned.valid_after, owned.valid_before, (),
+        tuple((name.decode(), data[4:].decode() or None) for name, data in owned.extensions),
+    )
+    return build_certificate(template, owned.subject_blob, ca, owned.nonce)
+
+
+def test_the_certificate_given_out_last_is_not_verified_again(auth: Auth, machine: Machine) -> None:
+    """What is stored with the generation and its key vouches for it, from the join on."""
+    for _ in range(3):
+        machine.renew()
+    assert auth.verified == 0
+
+
+@pytest.mark.parametrize("renewals", [0, 2])
+def test_another_certificate_than_the_last_one_must_prove_itself(
+    auth: Auth, machine: Machine, renewals: int
+) -> None:
+    """Though generation, key and signature are right: one altered anywhere, one of a
+    foreign CA, of another instance or of an earlier generation is refused, and changes nothing."""
+    first = machine.certificate
+    for _ in range(renewals):
+        machine.renew()
+    other = Machine(auth)
+    other.join(auth.add_token(auth.add_bot("other")))
+    last, before = machine.certificate, auth.instance(machine.instance_id)
+    wrong = [_altered(last, at) for at in (*range(0, len(last), 97), len(last) - 1)]
+    wrong += [last + b"\0", last[:-1], _copied(last, keys.generate_ca_key()), other.certificate]
+    wrong += [first] if renewals else []
+    for certificate in wrong:
+        machine.certificate = certificate
+        assert reason(machine.try_renew()) is Reason.BAD_PROOF
+    assert auth.verified == len(wrong)
+    assert auth.instance(machine.instance_id) == before
+    machine.certificate = last
+    assert machine.renew().generation == renewals + 2
+
+
+def test_another_certificate_of_the_same_generation_is_verified_and_holds(
+    auth: Auth, machine: Machine
+) -> None:
+    """Of two replies to one request the machine kept the later one."""
+    issued = auth.renew(*machine.renew_request())
+    again = auth.renew(*machine.renew_request())
+    assert isinstance(issued, Issued)
+    assert issued.certificates != machine.accept(again).certificates
+    verified = auth.verified
+    assert machine.renew().generation == 3
+    assert auth.verified == verified + 1
+    assert machine.renew().generation == 4
+    assert auth.verified == verified + 1
+
+
+def test_the_last_certificate_vouches_for_no_other_key(auth: Auth, machine: Machine) -> None:
+    """A thief with the certificate signs with a key of his own, and names that or the stored one."""
+    thief = machine.copy()
+    thief.lineage, thief.pending = keys.generate_key(), Pending()
+    assert reason(thief.try_renew()) is Reason.BAD_PROOF
+    request, signed = thief.renew_request()
+    named = replace(request, lineage_key=keys.public_blob(machine.lineage))
+    assert reason(auth.renew(named, replace(signed, body=messages.renew_body(named)))) is Reason.BAD_PROOF
+
+
+def test_a_removed_lineage_says_the_same_to_its_last_certificate(auth: Auth, machine: Machine) -> None:
+    """Locks, removal and a bot that is gone refuse as they do where it is verified."""
+    lock = auth.lock(LockKind.INSTANCE, machine.instance_id)
+    assert reason(machine.try_renew()) is Reason.LOCKED
+    auth.write(lambda tx: tx.delete_lock(lock.id))
+    auth.write(lambda tx: tx.remove_instance(machine.instance_id, auth.now))
+    assert reason(machine.try_renew()) is Reason.INSTANCE_UNKNOWN
 
 
 def test_every_renewal_is_the_next_generation_with_new_keys(machine: Machine) -> None:
