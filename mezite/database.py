@@ -35,8 +35,13 @@ class Database:
             self.mark.close()
 
 
-def open_database(config: DatabaseConfig, data_dir: Path, deliver: Deliver | None = None) -> Database:
-    """Raises :class:`~mezite.errors.StorageFailure` when it cannot be used."""
+def open_database(
+    config: DatabaseConfig, data_dir: Path, deliver: Deliver | None = None, process: int = 0
+) -> Database:
+    """*process* is this one's number among those that share *data_dir*.
+
+    Raises :class:`~mezite.errors.StorageFailure` when it cannot be used.
+    """
     if config.driver == POSTGRES:
         try:
             # Where SQLite is used it need not even be installed.
@@ -47,7 +52,7 @@ def open_database(config: DatabaseConfig, data_dir: Path, deliver: Deliver | Non
             ) from None
         storage = PostgresStorage(config.params, deliver=deliver)
         return Database(storage, storage.name, None)
-    mark = MarkFile(data_dir / "mezite.mark")
+    mark = MarkFile(data_dir / "mezite.mark", process)
     try:
         opened = SqliteStorage(data_dir / FILE, deliver=deliver, committed=mark.note)
     except BaseException:

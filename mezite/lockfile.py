@@ -32,6 +32,11 @@ class LockFile:
             raise Conflict(f"{what} is already in use by another process{by}; stop it first") from None
         self.note_holder()
 
+    @property
+    def descriptor(self) -> int:
+        """A process that inherits it holds the lock, too."""
+        return self._descriptor
+
     def note_holder(self) -> None:
         """This process's id stands in the file, for whoever finds it taken.
 

@@ -50,7 +50,7 @@ class Admin:
             return submit(use_case).result(10)
 
         self.methods = auth_methods(
-            auth.context, run, guard=self.guard, refusals=self.refusals, encrypted=False
+            auth.context, run, guard=self.guard, refusals=lambda: self.refusals, encrypted=False
         )
 
     def call(self, method: str, caller: Caller = ROOT, **params: Any) -> Any:

@@ -31,11 +31,12 @@ class Run(Protocol):
 
 
 def auth_methods(
-    context: Context, run: Run, *, guard: ClockGuard, refusals: Mapping[str, int], encrypted: bool
+    context: Context, run: Run, *, guard: ClockGuard, refusals: Callable[[], Mapping[str, int]],
+    encrypted: bool,
 ) -> dict[str, Method]:
     """The table for :class:`~mezite.admin.protocol.SocketService`.
 
-    *refusals* counts them by reason, live; *encrypted* says whether the CA keys
+    *refusals* gives them counted by reason; *encrypted* says whether the CA keys
     lie encrypted in the database.
     """
     methods = _Methods(context, run, guard, refusals, encrypted)
@@ -74,7 +75,8 @@ def auth_methods(
 
 class _Methods:
     def __init__(
-        self, context: Context, run: Run, guard: ClockGuard, refusals: Mapping[str, int], encrypted: bool
+        self, context: Context, run: Run, guard: ClockGuard, refusals: Callable[[], Mapping[str, int]],
+        encrypted: bool,
     ) -> None:
         self._context = context
         self._run = run
@@ -323,7 +325,7 @@ class _Methods:
         Params(values)
         found = await self._read(lambda tx: admin.status(self._context, tx))
         return records.status(
-            found, clock_fault=self._guard.fault(), refusals=self._refusals, encrypted=self._encrypted
+            found, clock_fault=self._guard.fault(), refusals=self._refusals(), encrypted=self._encrypted
         )
 
     async def clock_accept(self, caller: Caller, values: Mapping[str, Any]) -> Object:

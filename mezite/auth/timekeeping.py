@@ -26,6 +26,7 @@ class ClockGuard:
         self._boottime = boottime
         self._last_seen: datetime | None = None
         self._seen_at: float | None = None
+        self._stored: bytes | None = None
 
     @property
     def last_seen(self) -> datetime | None:
@@ -35,6 +36,7 @@ class ClockGuard:
     def load(self, tx: Transaction) -> None:
         """Reads the time that an earlier run has committed last."""
         stored = tx.value(_KEY)
+        self._stored = stored
         if stored is not None:
             self._last_seen = datetime.fromtimestamp(int(stored) / 1_000_000, UTC)
 
@@ -43,13 +45,22 @@ class ClockGuard:
         elapsed = None if self._seen_at is None else timedelta(seconds=self._boottime() - self._seen_at)
         return clock_fault(self._clock(), self._last_seen, elapsed)
 
+    def follow(self, tx: Transaction) -> None:
+        """A use case: what another process has committed holds here, too."""
+        stored = tx.value(_KEY)
+        if stored is not None and stored != self._stored:
+            self.load(tx)
+            self._seen_at = self._boottime()
+
     def commit(self, tx: Transaction) -> None:
         """A use case: the time is noted, unless the clock is at fault."""
+        self.follow(tx)
         if self.fault() is None:
             self.accept(tx)
 
     def accept(self, tx: Transaction) -> datetime:
         """A use case: an operator says that the clock is right as it stands."""
         self._last_seen, self._seen_at = self._clock(), self._boottime()
-        tx.set_value(_KEY, b"%d" % int(self._last_seen.timestamp() * 1_000_000))
+        self._stored = b"%d" % int(self._last_seen.timestamp() * 1_000_000)
+        tx.set_value(_KEY, self._stored)
         return self._last_seen

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from mezite.config import database, paths
 from mezite.config.database import DatabaseConfig
+from mezite.config.limits import limits_from
 from mezite.config.reading import Section, read_yaml, split_address
+from mezite.core.admission import Limits
 from mezite.core.duration import format_duration
 from mezite.core.model import check_login, check_name
 from mezite.errors import InvalidInput, UsageError
@@ -23,7 +25,7 @@ STOP_GRACE = timedelta(seconds=5)
 """How long calls in flight may take when the server is told to stop."""
 MAX_WORKERS = 60
 
-_TOP = ("cluster_name", "data_dir", "database", "auth", "ssh", "diag", "audit", "retention", "log",
+_TOP = ("cluster_name", "data_dir", "database", "auth", "ssh", "diag", "audit", "retention", "limits", "log",
         "ca_key_passphrase", "ca_key_passphrase_file")
 _AUTH_KEYS = ("listen_addr", "public_addr", "admin_socket", "admin_group", "tls", "workers")
 _SSH_KEYS = ("enabled", "listen_addr", "node_name", "host_names", "labels", "authorization",
@@ -87,6 +89,7 @@ class ServerConfig:
     """How long audit events are kept; ``None``: for ever."""
     prune_every: timedelta
     """How often what is over is looked for and forgotten."""
+    limits: Limits
     log_level: str
     log_format: str
     ca_key_passphrase: bytes | None = field(default=None, repr=False)
@@ -153,6 +156,7 @@ class ServerConfig:
             diag=split_address(diag_address) if diag_address else None,
             audit_keep=_audit_keep(audit),
             prune_every=_prune_every(top.section("retention")),
+            limits=limits_from(top.section("limits")),
             log_level=log.choice("level", ("debug", "info", "warn", "error"), "info"),
             log_format=log.choice("format", ("text", "json"), "text"),
             ca_key_passphrase=_passphrase(top),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -34,8 +35,6 @@ MAX_CONNECTIONS = 4096
 so that strangers leave room for the database, the operators and the node."""
 
 _OPTIONS: tuple[tuple[str, Any], ...] = (
-    # Else a second server binds the same port in silence.
-    ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.max_concurrent_streams", 128),
@@ -53,10 +52,12 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
 )
 
 
-def _options() -> list[tuple[str, Any]]:
+def _options(is_shared: bool) -> list[tuple[str, Any]]:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     room = MAX_CONNECTIONS if files == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, files // 3)
-    return [*_OPTIONS, ("grpc.max_allowed_incoming_connections", room)]
+    # Not for one server alone: a second one would bind the same port in silence.
+    shared = ("grpc.so_reuseport", int(is_shared))
+    return [*_OPTIONS, shared, ("grpc.max_allowed_incoming_connections", room)]
 
 
 class LeafSource:
@@ -93,7 +94,8 @@ class AuthRpcService(Service):
     Bound in ``privilegedStartService``, so that a port in use reaches whoever
     started us; no grpc object is made before that, because twistd forks first.
     Calls in flight get *grace* to end when the service stops.  *serving* is
-    called once machines are served.
+    called once machines are served.  *refusals* are those that *api* counts; with
+    *is_shared*, other processes of ours listen on the port, too.
     """
 
     def __init__(
@@ -107,6 +109,8 @@ class AuthRpcService(Service):
         leaf: LeafSource,
         grace: timedelta,
         serving: Callable[[], None] = lambda: None,
+        refusals: Mapping[str, int] = MappingProxyType({}),
+        is_shared: bool = False,
     ) -> None:
         self._reactor = reactor
         self._loop = loop
@@ -116,6 +120,8 @@ class AuthRpcService(Service):
         self._leaf = leaf
         self._grace = grace
         self._serving = serving
+        self._is_shared = is_shared
+        self.refusals = refusals
         self._server: grpc.aio.Server | None = None
         self._health: Health | None = None
         self.bound_port = 0
@@ -125,7 +131,7 @@ class AuthRpcService(Service):
         """Raises :class:`Conflict` when the address is taken."""
         super().privilegedStartService()
         asyncio.set_event_loop(self._loop)
-        server = grpc.aio.server(interceptors=(Gate(),), options=_options())
+        server = grpc.aio.server(interceptors=(Gate(),), options=_options(self._is_shared))
         add_IdentityServiceServicer_to_server(self._api, server)
         self._health = Health(("", SERVICE_NAME))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -1,0 +1,148 @@
+"""What every process of the auth server has: the database, the cluster's keys, the clock's guard."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from mezite.auth import authorities, restore
+from mezite.auth.context import Context, Transaction
+from mezite.auth.timekeeping import ClockGuard
+from mezite.config.server import ServerConfig
+from mezite.core.audit import AuditEvent
+from mezite.core.model import Node
+from mezite.database import open_database
+from mezite.threads import Doorway
+
+_log = Logger()
+T = TypeVar("T")
+
+
+def _boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class CoreServices:
+    """Opened by the constructor, of use after :meth:`load`, until :meth:`close`.
+
+    *worker* is the number of a worker process, 0 in the one that twistd started,
+    which alone makes what is not there yet and looks for what is wrong.
+    """
+
+    context: Context
+    loaded: authorities.LoadedAuthorities
+
+    def __init__(self, config: ServerConfig, reactor: Any, worker: int) -> None:
+        self._config = config
+        self._reactor = reactor
+        self._worker = worker
+        self.doorway = Doorway()
+        self.database = open_database(config.database, config.data_dir, self.doorway.deliver, worker)
+        self.storage = self.database.storage
+        self.close = self.database.close
+        self.guard = ClockGuard(self.clock, _boottime)
+
+    @staticmethod
+    def clock() -> datetime:
+        return datetime.now(UTC)
+
+    def load(self) -> None:
+        """Reads the cluster; at the first start it is made."""
+        config = self._config
+        if not self._worker:
+            self._create()
+
+        def load(tx: Transaction) -> tuple[Any, authorities.LoadedAuthorities]:
+            self.guard.load(tx)
+            return (
+                authorities.load_cluster(tx, config.public_addr),
+                authorities.load_authorities(tx, config.ca_key_passphrase, os.urandom),
+            )
+
+        cluster, self.loaded = self.storage.read(load).result()
+        nodes = (Node(config.ssh.node_name, config.ssh.public_addr, config.ssh.labels),) if config.ssh else ()
+        self.context = Context(
+            cluster=cluster,
+            authorities=lambda: self.loaded.current,
+            nodes=lambda: nodes,
+            clock=self.clock,
+            random=os.urandom,
+        )
+        height = self.database.height(cluster.uuid)
+        if self._worker:
+            return
+        last_commit = self.guard.last_seen
+        self.storage.write(self.guard.commit).result()
+        self._warn()
+        old = self.storage.write(
+            lambda tx: restore.begin(
+                self.context, tx, last_commit, clock_is_good=self.guard.fault() is None, mark=height,
+                has_mark=self.database.mark is not None,
+            )
+        ).result()
+        if old is not None:
+            _log.error("{old}", old=str(old))
+
+    def _create(self) -> None:
+        config = self._config
+
+        def create(tx: Transaction) -> bool:
+            return authorities.create_cluster(
+                tx, config.cluster_name, passphrase=config.ca_key_passphrase, now=self.clock(),
+                random=os.urandom,
+            )
+
+        if self.storage.write(create).result():
+            _log.info("first start: the cluster and its authorities have been made in {where}",
+                      where=self.database.where)
+
+    def _warn(self) -> None:
+        where, fault = self.database.where, self.guard.fault()
+        if fault is not None:
+            _log.error("{fault}; joins and renewals are refused until the clock is right, or an operator "
+                       "says that it is: mezctl status --accept-clock", fault=fault)
+        if not self.loaded.encrypted:
+            _log.warn("the CA keys lie unencrypted in {where}; set ca_key_passphrase_file to encrypt "
+                      "new ones", where=where)
+        if self._config.database.is_unproven:
+            _log.warn("nothing proves the database at {where}; set database.sslmode to verify-full",
+                      where=where)
+
+    def open_doorway(self) -> None:
+        """The reactor is about to run: what the database answers comes to it from now on."""
+        self.doorway.open(self._reactor, self._reactor._asyncioEventloop)
+
+    def record(self, event: AuditEvent) -> None:
+        """Fire and forget: what it tells of has happened, whatever becomes of the row."""
+        def write(tx: Transaction) -> None:
+            tx.add_event(event)
+
+        written = self.doorway.deferred(self.storage.write(write, concurrent=True))
+        written.addErrback(self._not_recorded, event)
+
+    def _not_recorded(self, failure: Any, event: AuditEvent) -> None:
+        _log.error("audit event {event} could not be written: {why}",
+                   event=event.type.event_name, why=failure.getErrorMessage())
+
+    async def run(self, use_case: Callable[[Transaction], T], *, write: bool) -> T:
+        """For operators' requests."""
+        submit = self.storage.write if write else self.storage.read
+        return await self.doorway.deferred(submit(use_case))
+
+    def run_rpc(self, use_case: Callable[[Transaction], T]) -> asyncio.Future[T]:
+        """For machines' requests."""
+        return self.doorway.awaitable(self.storage.write(use_case, concurrent=True))
+
+    def follow_clock(self) -> Deferred[None]:
+        """In a worker: the head commits the time, and takes an operator's word for it."""
+        followed: Deferred[None] = self.doorway.deferred(self.storage.read(self.guard.follow))
+        return followed.addErrback(lambda failure: _log.warn(
+            "the committed time could not be read: {why}", why=failure.getErrorMessage()
+        ))

@@ -1,0 +1,81 @@
+"""The auth server's own SSH node: its settings, its keys, and what it follows."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint
+from twisted.logger import Logger
+
+from mezite.auth.context import Transaction
+from mezite.auth.node import HOST_CERTIFICATE_TTL, certify_node, node_host_keys
+from mezite.config.server import SshConfig
+from mezite.core_services import CoreServices
+from mezite.places import read_cas
+from mezite.ssh.cluster import ClusterAccess, Rules
+from mezite.ssh.factory import NodeService, NodeSettings, make_factory
+from mezite.ssh.hostkeys import HostKeys, host_keys
+
+_log = Logger()
+
+
+class InternalNode:
+    """Its *service* serves the socket *listening* as soon as it starts."""
+
+    recertify_every = HOST_CERTIFICATE_TTL / 7
+
+    def __init__(
+        self, ssh: SshConfig, core: CoreServices, reactor: Any, listening: socket.socket,
+        passphrase: bytes | None,
+    ) -> None:
+        self._ssh = ssh
+        self._core = core
+        self._held = core.storage.write(lambda tx: node_host_keys(tx, passphrase)).result()
+        self._shown: HostKeys = {}
+        self._certified(core.storage.write(self._certify).result())
+        self._access = ClusterAccess(core.context, self._read, core.record)
+        factory = make_factory(
+            _settings(ssh), self._access, lambda: self._shown, reactor=reactor, clock=core.clock
+        )
+        endpoint = AdoptedStreamServerEndpoint(reactor, listening.fileno(), listening.family)
+        self.service = NodeService(endpoint, factory)
+
+    def _certify(self, tx: Transaction) -> list[bytes]:
+        return certify_node(self._core.context, tx, self._ssh.node_name, self._ssh.host_names, self._held)
+
+    def _certified(self, certificates: list[bytes]) -> None:
+        self._shown = host_keys(zip(self._held, certificates, strict=True))
+
+    def _read(self, use_case: Callable[[Transaction], Rules]) -> Deferred[Rules]:
+        return self._core.doorway.deferred(self._core.storage.read(use_case))
+
+    def recertify(self) -> Deferred[None]:
+        """New host certificates, from the next connection on; never fails."""
+        renewed: Deferred[Any] = self._core.doorway.deferred(self._core.storage.write(self._certify))
+        return renewed.addCallback(self._certified).addErrback(self._not_certified)
+
+    def _not_certified(self, failure: Any) -> None:
+        _log.error("the node's host certificate could not be renewed: {why}", why=failure.getErrorMessage())
+
+    def changed(self, topics: frozenset[str]) -> None:
+        """Somebody has changed these: the next login, and live sessions, are judged anew."""
+        if self._access.forget(topics):
+            self.service.policy_changed()
+
+
+def _settings(ssh: SshConfig) -> NodeSettings:
+    return NodeSettings(
+        node_name=ssh.node_name,
+        labels=ssh.labels,
+        authorization=ssh.authorization,
+        trusted_user_ca_keys=tuple(key for path in ssh.trusted_user_ca_keys for key in read_cas(path)),
+        authorized_principals_file=ssh.authorized_principals_file,
+        revoked_keys=ssh.revoked_keys,
+        exec=ssh.exec,
+        run_as=ssh.run_as,
+        sftp_server=ssh.sftp_server,
+        end_sessions_at_expiry=ssh.end_sessions_at_expiry,
+    )
