@@ -117,7 +117,8 @@ class Refused(MeziteError):
 
     ``nonce`` is set with :attr:`Reason.PROVE` only: sign the same request
     again over it.  ``server_time_unix_ms`` is the server's clock, 0 when the
-    answer did not carry it.
+    answer did not carry it.  ``retry_after_ms`` is when a server that has too much
+    to do wants to be asked again, 0 where it does not say.
     """
 
     def __init__(
@@ -127,11 +128,13 @@ class Refused(MeziteError):
         *,
         nonce: bytes = b"",
         server_time_unix_ms: int = 0,
+        retry_after_ms: int = 0,
     ) -> None:
         super().__init__(message)
         self.reason = reason
         self.nonce = nonce
         self.server_time_unix_ms = server_time_unix_ms
+        self.retry_after_ms = retry_after_ms
 
     @property
     def code(self) -> str:  # type: ignore[override]  # per instance here

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import time
 from collections.abc import Awaitable, Callable
 from typing import NoReturn, Protocol, TypeVar
 from urllib.parse import unquote
@@ -15,6 +17,7 @@ from mezite.auth.context import Context, Peer, Transaction
 from mezite.auth.join import join
 from mezite.auth.proof import Provenance, prove_certificate, prove_join, prove_renew
 from mezite.auth.renew import Unverified, renew
+from mezite.core.admission import Admission, Kind, Limits
 from mezite.core.audit import AuditEvent, EventType, plain
 from mezite.core.request import Issued, RenewRequest, Signed
 from mezite.errors import InvalidInput, MeziteError, Reason, Refused
@@ -26,6 +29,10 @@ from mezite.rpc.refusals import RefusalLog
 from mezite.rpc.status import REFUSAL_TRAILER, STATUS_OF, refusal_bytes
 
 _log = Logger()
+_TELL_EVERY_S = 60.0
+_BUSY = 32
+_UNPROVEN = frozenset({Reason.TOKEN_UNKNOWN, Reason.BAD_PROOF, Reason.INVALID_REQUEST})
+"""Refusals of who may be guessing."""
 
 T = TypeVar("T")
 Outcome = Issued | Refused
@@ -38,8 +45,9 @@ class Run(Protocol):
 
 
 class AuthApi(IdentityServiceServicer):
-    """*record* writes an audit event some time; *clock_fault* says why the server's
-    clock cannot be trusted, or ``None``."""
+    """*record* writes an audit event some time; *clock_fault* says why
+    the server's clock cannot be trusted, or ``None``; *seconds* is a clock that
+    nobody sets."""
 
     def __init__(
         self,
@@ -48,12 +56,17 @@ class AuthApi(IdentityServiceServicer):
         record: Callable[[AuditEvent], None],
         clock_fault: Callable[[], str | None],
         refusals: RefusalLog,
+        limits: Limits | None = None,
+        seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self._context = context
         self._run = run
         self._record = record
         self._clock_fault = clock_fault
         self._refusals = refusals
+        self._seconds = seconds
+        self._admission = Admission(limits or Limits(), seconds())
+        self._told_at = -_TELL_EVERY_S
 
     # gRPC's names.
 
@@ -71,19 +84,23 @@ class AuthApi(IdentityServiceServicer):
     async def Join(self, request: pb.SignedRequest, context: ServicerContext) -> pb.IssueResponse:
         await _require_tls13(context)
         peer, subject = _peer(context), ""
-        try:
-            signed = messages.signed_from(request)
-            wanted = messages.join_request_from(signed.body)
-            subject = plain(wanted.token_id, 64)
-            self._check_clock()
-            proof = prove_join(self._context, wanted, signed)
+        outcome: Outcome | None = await self._turned_away(Kind.JOIN, peer)
+        if outcome is None:
+            try:
+                signed = messages.signed_from(request)
+                wanted = messages.join_request_from(signed.body)
+                subject = plain(wanted.token_id, 64)
+                self._check_clock()
+                proof = prove_join(self._context, wanted, signed)
 
-            def use_case(tx: Transaction) -> Outcome:
-                return join(self._context, tx, wanted, proof, nonce=signed.nonce, peer=peer)
+                def use_case(tx: Transaction) -> Outcome:
+                    return join(self._context, tx, wanted, proof, nonce=signed.nonce, peer=peer)
 
-            outcome = await self._run(use_case)
-        except MeziteError as error:
-            outcome = _refusal(error)
+                outcome = await self._run(use_case)
+            except MeziteError as error:
+                outcome = _refusal(error)
+            finally:
+                self._left(peer, outcome)
         if isinstance(outcome, Issued):
             return messages.issued_message(outcome)
         return await self._refuse(context, outcome, EventType.JOIN_REFUSED, "token", subject, peer)
@@ -91,17 +108,56 @@ class AuthApi(IdentityServiceServicer):
     async def Renew(self, request: pb.SignedRequest, context: ServicerContext) -> pb.IssueResponse:
         await _require_tls13(context)
         peer, subject = _peer(context), ""
-        try:
-            signed = messages.signed_from(request)
-            wanted = messages.renew_request_from(signed.body)
-            subject = wanted.instance_id
-            self._check_clock()
-            outcome = await self._renewed(wanted, signed, peer)
-        except MeziteError as error:
-            outcome = _refusal(error)
+        outcome: Outcome | None = await self._turned_away(Kind.RENEW, peer)
+        if outcome is None:
+            try:
+                signed = messages.signed_from(request)
+                wanted = messages.renew_request_from(signed.body)
+                subject = wanted.instance_id
+                self._check_clock()
+                outcome = await self._renewed(wanted, signed, peer)
+            except MeziteError as error:
+                outcome = _refusal(error)
+            finally:
+                self._left(peer, outcome)
         if isinstance(outcome, Issued):
             return messages.issued_message(outcome)
         return await self._refuse(context, outcome, EventType.RENEW_REFUSED, "instance", subject, peer)
+
+    async def _turned_away(self, kind: Kind, peer: Peer) -> Refused | None:
+        """The refusal of a request that there is no room for; else it is counted
+        until :meth:`_left`."""
+        now = self._seconds()
+        wait = self._admission.enter(kind, peer.address, now)
+        if wait is None:
+            if self._admission.waiting > _BUSY:
+                # All that have come get their place, or are sent away, before the next is worked on.
+                try:
+                    await asyncio.sleep(0)
+                except BaseException:
+                    self._left(peer, None)
+                    raise
+            return None
+        if now - self._told_at >= _TELL_EVERY_S:
+            self._told_at = now
+            _log.warn(
+                "more {kind}s come than are let in, such as from {peer}; some are told to come again later",
+                kind=kind.value, peer=peer.address,
+            )
+        return Refused(
+            Reason.UNAVAILABLE,
+            "the server has too much to do, or too much comes from this address; it asks to be asked again "
+            f"in {wait:.0f} s",
+            retry_after_ms=int(wait * 1000),
+        )
+
+    def _left(self, peer: Peer, outcome: Outcome | None) -> None:
+        self._admission.leave(
+            peer.address,
+            self._seconds(),
+            proven=isinstance(outcome, Issued),
+            failed=isinstance(outcome, Refused) and outcome.reason in _UNPROVEN,
+        )
 
     async def _renewed(self, wanted: RenewRequest, signed: Signed, peer: Peer) -> Outcome:
         context = self._context

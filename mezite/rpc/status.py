@@ -57,6 +57,7 @@ def refusal_bytes(refused: Refused) -> bytes:
         message=str(refused),
         nonce=refused.nonce,
         server_time_unix_ms=refused.server_time_unix_ms,
+        retry_after_ms=refused.retry_after_ms,
     ).SerializeToString()
 
 
@@ -83,6 +84,7 @@ def error_from_status(
                 plain(refusal.message),
                 nonce=refusal.nonce,
                 server_time_unix_ms=_time(refusal.server_time_unix_ms),
+                retry_after_ms=refusal.retry_after_ms,
             )
     kind = NoAnswer if code in _TOO_MUCH else Unreachable
     return kind(f"the server did not answer ({code.name.lower()}: {plain(details, 200)})")

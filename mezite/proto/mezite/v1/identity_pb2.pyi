@@ -141,15 +141,17 @@ class Node(_message.Message):
     def __init__(self, name: _Optional[str] = ..., host: _Optional[str] = ..., port: _Optional[int] = ...) -> None: ...
 
 class Refusal(_message.Message):
-    __slots__ = ("reason", "reason_class", "message", "nonce", "server_time_unix_ms")
+    __slots__ = ("reason", "reason_class", "message", "nonce", "server_time_unix_ms", "retry_after_ms")
     REASON_FIELD_NUMBER: _ClassVar[int]
     REASON_CLASS_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
     SERVER_TIME_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
     reason: str
     reason_class: str
     message: str
     nonce: bytes
     server_time_unix_ms: int
-    def __init__(self, reason: _Optional[str] = ..., reason_class: _Optional[str] = ..., message: _Optional[str] = ..., nonce: _Optional[bytes] = ..., server_time_unix_ms: _Optional[int] = ...) -> None: ...
+    retry_after_ms: int
+    def __init__(self, reason: _Optional[str] = ..., reason_class: _Optional[str] = ..., message: _Optional[str] = ..., nonce: _Optional[bytes] = ..., server_time_unix_ms: _Optional[int] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,199 @@
+"""Who is served now, and when the others may come again: rates, and a queue with an end.
+
+Times are seconds of a clock that nobody sets.  Guessing is bounded by the failures
+of an address and of all together; joins by their rate; and all by how many may wait,
+of which joins get half, so that renewals go on through a flood of either.  Whoever
+is turned away is given a time of his own, in the order that they came.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from enum import Enum
+
+MOST_WAIT_S = 300.0
+"""The longest that anybody is told to stay away."""
+_LEAST_WAIT_S = 1.0
+_KEPT_ADDRESSES = 20_000
+_BURST = 20
+"""Seconds of a rate that may come at once."""
+_FIRST_PACE = 200.0
+"""Answers a second, until it has been measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A second; so much of :data:`_BURST` seconds may come at once."""
+
+    joins: float = 200
+    joins_of_address: float = 50
+    failures: float = 200
+    """Of proofs, by all addresses together; beyond it only those that have proven
+    themselves before are served at full rate."""
+    failures_of_address: float = 5
+    """Beyond it no join of the address is served, and few renewals."""
+    renewals_of_suspects: float = 20
+    """Of an address that has failed too often, or of all unknown ones together in a flood."""
+    waiting: int = 1000
+    """Requests that are being answered; not a rate."""
+
+
+class Kind(Enum):
+    JOIN = "join"
+    RENEW = "renew"
+
+
+class Bucket:
+    """So many a second on average, and so many at once."""
+
+    __slots__ = ("_at", "_burst", "_left", "_rate")
+
+    def __init__(self, rate: float, now: float) -> None:
+        self._rate = rate
+        self._burst = self._left = max(1.0, rate * _BURST)
+        self._at = now
+
+    def is_empty(self, now: float) -> bool:
+        if now > self._at:
+            self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+            self._at = now
+        return self._left < 1
+
+    def take(self, now: float) -> None:
+        self.is_empty(now)
+        self._left = max(0.0, self._left - 1)
+
+
+class Line:
+    """Gives each who is turned away a time to come again, one after the other."""
+
+    __slots__ = ("_next",)
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def wait(self, now: float, pace: float, ahead: int = 0) -> float:
+        """Seconds; *ahead* of them are still served before him, *pace* a second."""
+        self._next = max(self._next, now + ahead / pace) + 1 / pace
+        return min(max(self._next - now, _LEAST_WAIT_S), MOST_WAIT_S)
+
+
+class _Addresses:
+    """Buckets of addresses, the least lately used of them forgotten."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._known: OrderedDict[str, tuple[Bucket, Line]] = OrderedDict()
+
+    def __contains__(self, address: str) -> bool:
+        return address in self._known
+
+    def of(self, address: str, now: float) -> tuple[Bucket, Line]:
+        found = self._known.get(address)
+        if found is None:
+            found = self._known[address] = (Bucket(self._rate, now), Line())
+            if len(self._known) > _KEPT_ADDRESSES:
+                self._known.popitem(last=False)
+        else:
+            self._known.move_to_end(address)
+        return found
+
+
+class Admission:
+    """One server process's own; nothing of it is kept."""
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        self._limits = limits
+        self.waiting = 0
+        self._queue = Line()
+        self._pace, self._done, self._since = _FIRST_PACE, 0, now
+        self._joins, self._joins_line = Bucket(limits.joins, now), Line()
+        self._joins_of = _Addresses(limits.joins_of_address)
+        self._failures = Bucket(limits.failures, now)
+        self._failures_of = _Addresses(limits.failures_of_address)
+        self._suspects_of = _Addresses(limits.renewals_of_suspects)
+        self._strangers = Bucket(limits.renewals_of_suspects, now), Line()
+        self._proven: OrderedDict[str, None] = OrderedDict()
+
+    def enter(self, kind: Kind, address: str, now: float) -> float | None:
+        """``None``: the request is served, and :meth:`leave` follows; else in how
+        many seconds its sender may come again."""
+        is_join = kind is Kind.JOIN
+        room = self._limits.waiting // 2 if is_join else self._limits.waiting
+        if self.waiting >= room:
+            return self._queue.wait(now, self._pace, self.waiting)
+        if "." not in address:
+            address = _network(address)
+        is_suspect = address in self._failures_of and self._failures_of.of(address, now)[0].is_empty(now)
+        if is_join:
+            wait = self._join_wait(address, now, is_suspect)
+        else:
+            wait = self._renewal_wait(address, now, is_suspect)
+        if wait is None:
+            self.waiting += 1
+        return wait
+
+    def _join_wait(self, address: str, now: float, is_suspect: bool) -> float | None:
+        limits = self._limits
+        if is_suspect:
+            return self._failures_of.of(address, now)[1].wait(now, limits.failures_of_address)
+        if self._failures.is_empty(now) and address not in self._proven:
+            return self._joins_line.wait(now, limits.joins)
+        own, line = self._joins_of.of(address, now)
+        if own.is_empty(now):
+            return line.wait(now, limits.joins_of_address)
+        if self._joins.is_empty(now):
+            return self._joins_line.wait(now, limits.joins)
+        own.take(now)
+        self._joins.take(now)
+        return None
+
+    def _renewal_wait(self, address: str, now: float, is_suspect: bool) -> float | None:
+        if is_suspect:
+            bucket, line = self._suspects_of.of(address, now)
+        elif self._failures.is_empty(now) and address not in self._proven:
+            bucket, line = self._strangers
+        else:
+            return None
+        if bucket.is_empty(now):
+            return line.wait(now, self._limits.renewals_of_suspects)
+        bucket.take(now)
+        return None
+
+    def leave(self, address: str, now: float, *, proven: bool, failed: bool) -> None:
+        """A request that had been let in is answered, or given up by its sender."""
+        self._measure(now)
+        self.waiting -= 1
+        if "." not in address:
+            address = _network(address)
+        if failed:
+            self._failures_of.of(address, now)[0].take(now)
+            self._failures.take(now)
+        elif proven:
+            self._proven[address] = None
+            self._proven.move_to_end(address)
+            if len(self._proven) > _KEPT_ADDRESSES:
+                self._proven.popitem(last=False)
+
+    def _measure(self, now: float) -> None:
+        """How many are answered a second, while enough of them wait."""
+        if self.waiting < self._limits.waiting // 4:
+            self._done, self._since = 0, now
+            return
+        self._done += 1
+        passed = now - self._since
+        if passed >= 1.0:
+            self._pace = max(1.0, (self._pace + self._done / passed) / 2)
+            self._done, self._since = 0, now
+
+
+def _network(address: str) -> str:
+    """Of an IPv6 address the /64, which is one customer's; anything else as it is."""
+    if ":" not in address:
+        return address
+    head, gap, tail = address.partition("::")
+    groups = head.split(":") if head else []
+    after = [group for group in tail.split(":") if group] if gap else []
+    groups += ["0"] * (8 - len(groups) - len(after)) + after
+    return ":".join(groups[:4])

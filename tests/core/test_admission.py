@@ -1,0 +1,117 @@
+"""Rates and the queue: who is served, who is sent away, and for how long."""
+
+from __future__ import annotations
+
+from mezite.core.admission import MOST_WAIT_S, Admission, Kind, Limits, _network
+
+HOME, ELSEWHERE = "192.0.2.1", "198.51.100.7"
+
+
+def fail(admission: Admission, address: str, now: float, kind: Kind = Kind.RENEW) -> bool:
+    """One request that proves nothing; whether it was even looked at."""
+    if admission.enter(kind, address, now) is not None:
+        return False
+    admission.leave(address, now, proven=False, failed=True)
+    return True
+
+
+def succeed(admission: Admission, address: str, now: float, kind: Kind = Kind.RENEW) -> bool:
+    if admission.enter(kind, address, now) is not None:
+        return False
+    admission.leave(address, now, proven=True, failed=False)
+    return True
+
+
+def test_whoever_fails_too_often_is_looked_at_seldom() -> None:
+    """A guesser gets five tries a second, after a hundred at once."""
+    admission = Admission(Limits(), 0)
+    tried = sum(fail(admission, HOME, second / 100, Kind.JOIN) for second in range(100 * 60))
+    assert tried <= 100 + 5 * 60
+    assert succeed(admission, ELSEWHERE, 60, Kind.JOIN)
+
+
+def test_a_flood_from_one_address_leaves_renewals_from_it_a_way() -> None:
+    """Machines behind one address with an attacker share twenty renewals a second with him."""
+    admission = Admission(Limits(), 0)
+    while fail(admission, HOME, 0, Kind.JOIN):
+        pass
+    assert not succeed(admission, HOME, 0, Kind.JOIN)
+    renewed = 0
+    for number in range(60_000):
+        fail(admission, HOME, number / 1000, Kind.JOIN)
+        renewed += succeed(admission, HOME, number / 1000)
+    assert 20 * 60 <= renewed <= 20 * 80 + 5 * 60
+    assert succeed(admission, HOME, 61)
+
+
+def test_a_flood_from_everywhere_does_not_stop_machines_that_have_renewed_before() -> None:
+    """Nor does it let more than a share of the unknown in."""
+    admission = Admission(Limits(), 0)
+    assert succeed(admission, HOME, 0)
+    looked_at = 0
+    for number in range(100_000):
+        now = number / 10_000
+        looked_at += fail(admission, f"203.0.{number // 250 % 250}.{number % 250}", now)
+        if number % 100 == 0:
+            assert succeed(admission, HOME, now)
+    assert looked_at <= (200 + 20) * (20 + 10) + 1
+
+
+def test_joins_have_a_rate_of_their_own_and_renewals_none() -> None:
+    admission = Admission(Limits(joins=10, joins_of_address=1000), 0)
+    assert sum(succeed(admission, HOME, 0, Kind.JOIN) for _ in range(1000)) == 200
+    assert all(succeed(admission, HOME, 0) for _ in range(1000))
+
+
+def test_those_who_are_turned_away_come_again_one_after_the_other() -> None:
+    """In the order they came, at the pace that the server keeps; so a herd is served in order."""
+    admission = Admission(Limits(joins=10, joins_of_address=10), 0)
+    while succeed(admission, HOME, 0, Kind.JOIN):
+        pass
+    waits = [admission.enter(Kind.JOIN, HOME, 0.0) for _ in range(100)]
+    assert waits == sorted(waits)  # type: ignore[type-var]
+    due = [wait for wait in waits if wait is not None and wait > 1]
+    assert len(due) >= 85
+    assert all(succeed(admission, HOME, wait + 0.2, Kind.JOIN) for wait in due)
+
+
+def test_the_queue_has_an_end_and_joins_get_half_of_it() -> None:
+    admission = Admission(Limits(waiting=100, joins=1000, joins_of_address=1000), 0)
+    assert [admission.enter(Kind.JOIN, HOME, 0) for _ in range(51)].count(None) == 50
+    assert [admission.enter(Kind.RENEW, HOME, 0) for _ in range(51)].count(None) == 50
+    assert admission.waiting == 100
+    waits = [admission.enter(Kind.RENEW, HOME, 0) for _ in range(1000)]
+    assert waits[0] is not None
+    assert 1 <= waits[0] < waits[-1] < 10  # type: ignore[operator]
+    admission.leave(HOME, 0, proven=True, failed=False)
+    assert admission.enter(Kind.RENEW, HOME, 0) is None
+
+
+def test_a_slow_server_sends_away_for_longer_and_never_for_more_than_five_minutes() -> None:
+    admission = Admission(Limits(waiting=100), 0)
+    for _ in range(100):
+        assert admission.enter(Kind.RENEW, HOME, 0) is None
+    for second in range(1, 20):
+        admission.leave(HOME, second, proven=True, failed=False)
+        assert admission.enter(Kind.RENEW, HOME, second) is None
+    waits = [admission.enter(Kind.RENEW, HOME, 20) for _ in range(1000)]
+    assert waits[0] is not None
+    assert waits[0] > 50
+    assert waits[-1] == MOST_WAIT_S
+
+
+def test_an_ipv6_customer_is_one_address() -> None:
+    assert _network("2001:db8::1") == _network("2001:db8:0:0:ffff::2") == "2001:db8:0:0"
+    assert _network("::1") == "0:0:0:0"
+    assert _network("unix") == "unix"
+    admission = Admission(Limits(), 0)
+    tried = sum(fail(admission, f"2001:db8::{number:x}", 0) for number in range(1000))
+    assert tried <= 100 + 400
+
+
+def test_addresses_are_not_remembered_without_end() -> None:
+    admission = Admission(Limits(failures=1e9), 0)
+    for number in range(50_000):
+        fail(admission, f"address-{number}.", 0)
+        succeed(admission, f"other-{number}.", 0, Kind.RENEW)
+    assert len(admission._failures_of._known) == len(admission._proven) == 20_000
