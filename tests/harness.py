@@ -36,7 +36,7 @@ from mezite.core.request import (
 from mezite.core.roles import Role
 from mezite.errors import Refused
 from mezite.rpc import messages
-from mezite.storage.interface import StoredEvent
+from mezite.storage.interface import Storage, StoredEvent
 from mezite.storage.memory import MemoryStorage
 
 T = TypeVar("T")
@@ -70,12 +70,12 @@ class Counted:
 class Auth:
     """The use cases on a storage in memory; ``now`` is the server's clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, storage: Storage | None = None) -> None:
         self.now = START
         self.verified = 0
         """Certificates that had to be verified, as what is stored did not vouch for them."""
         self.random = Counted()
-        self.storage = MemoryStorage()
+        self.storage = storage or MemoryStorage()
 
         def create(tx: Transaction) -> bool:
             return authorities.create_cluster(tx, "example", passphrase=None, now=START, random=self.random)
@@ -100,6 +100,10 @@ class Auth:
 
     def write(self, use_case: Callable[[Transaction], T]) -> T:
         return self.storage.write(use_case).result(10)
+
+    def write_beside(self, use_case: Callable[[Transaction], T]) -> T:
+        """As the server runs what machines ask."""
+        return self.storage.write(use_case, concurrent=True).result(30)
 
     def close(self) -> None:
         self.storage.close()
@@ -158,13 +162,13 @@ class Auth:
             proof = prove_join(self.context, request, signed)
         except Refused as refused:
             return refused
-        return self.write(
+        return self.write_beside(
             lambda tx: join(self.context, tx, request, proof, nonce=signed.nonce, peer=peer)
         )
 
     def renew(self, request: RenewRequest, signed: Signed, peer: Peer = PEER) -> Issued | Refused:
         def judged(provenance: Provenance | None) -> Issued | Refused | Unverified:
-            return self.write(
+            return self.write_beside(
                 lambda tx: renew(
                     self.context, tx, request, proof, provenance, nonce=signed.nonce, peer=peer
                 )

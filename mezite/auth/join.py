@@ -56,7 +56,9 @@ def join(
         return Refused(Reason.BOT_GONE, f"the bot of token {token.id} has been removed")
     state = token.state(now)
     if state != "active":
-        return _spent(context, tx, token, state, bot.name, peer)
+        return _redeemed_by_itself(context, tx, request, proof, nonce=nonce, peer=peer) or _spent(
+            context, tx, token, state, bot.name, peer
+        )
     refused = locked(tx, now, bot=bot.name, instance="", roles=bot.roles) or _skewed(request.wishes, context)
     if refused is not None:
         return refused
@@ -64,7 +66,9 @@ def join(
     if isinstance(agreed, Refused):
         return agreed
     if not tx.use_token(token.id, now):
-        return _spent(context, tx, token, "used", bot.name, peer)
+        return _redeemed_by_itself(context, tx, request, proof, nonce=nonce, peer=peer) or _spent(
+            context, tx, token, "used", bot.name, peer
+        )
     subject = Subject(bot, context.new_uuid(), 1, proof.lineage_key)
     certified = certify(context, tx, subject, request.ssh_keys, agreed, now)
     instance = Instance(
@@ -109,6 +113,17 @@ def _skewed(wishes: Wishes, context: Context) -> Refused | None:
         f"this machine's clock is off by {format_duration(skew)}; set it right and start again, "
         "the token has not been used",
     )
+
+
+def _redeemed_by_itself(
+    context: Context, tx: Transaction, request: JoinRequest, proof: JoinProof, *, nonce: bytes, peer: Peer
+) -> Issued | Refused | None:
+    """The answer when this very key has redeemed the token since we looked: a machine
+    that was not answered in time by one server asks another one."""
+    admission = tx.admission(request.token_id, proof.lineage_key)
+    if admission is None:
+        return None
+    return _repeat(context, tx, request, proof, admission, nonce=nonce, peer=peer)
 
 
 def _spent(
