@@ -69,6 +69,7 @@ def test_the_documented_setup_prints_what_is_documented(cluster: Cluster) -> Non
     cluster.ctl("roles", "delete", "ci-deployer")
 
 
+@pytest.mark.both_databases
 def test_a_machine_joins_logs_in_and_renews_while_logins_go_on(cluster: Cluster) -> None:
     """The daemon at a 2 s interval; no login through ssh_config ever fails."""
     cluster.add_role()
@@ -148,6 +149,7 @@ def test_a_ci_job_takes_one_certificate_and_uses_it_by_msh(cluster: Cluster) -> 
     assert machine.ssh("no-such-command").code == 127
 
 
+@pytest.mark.both_databases
 def test_a_token_admits_once_and_a_rotated_one_never(cluster: Cluster) -> None:
     cluster.add_role()
     token = cluster.add_bot()
@@ -186,6 +188,7 @@ def start_live_session(machine: MachineProcess) -> Process:
     return process
 
 
+@pytest.mark.both_databases
 def test_a_lock_stops_renewal_login_and_the_live_session_until_it_is_lifted(cluster: Cluster) -> None:
     cluster.add_role()
     machine = cluster.machine()
@@ -221,6 +224,7 @@ def copied(machine: MachineProcess, name: str = "thief") -> MachineProcess:
     return thief
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("thief_first", [True, False])
 def test_a_copied_destination_is_found_out_whoever_renews_first(cluster: Cluster, thief_first: bool) -> None:
     cluster.add_role()
@@ -292,6 +296,7 @@ def test_a_copied_ssh_key_logs_in_but_renews_nothing(cluster: Cluster) -> None:
     assert owner.once().code == 0
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("victim", ["server", "daemon"])
 def test_kill_minus_nine_at_any_time_and_it_goes_on(cluster: Cluster, victim: str) -> None:
     """Five kills at odd moments of a 1 s renewal; no lock, no lost identity, no token asked for."""
