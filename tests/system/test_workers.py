@@ -46,10 +46,14 @@ def lives(pid: int) -> bool:
     return True
 
 
+def generation(machine: MachineProcess) -> int:
+    return machine.status().get("generation") or 0
+
+
 def renewed(machine: MachineProcess, beyond: int) -> int:
     """The generation of a running daemon once it is higher than *beyond*."""
     return wait_for(
-        lambda: (found := machine.status().get("generation", 0)) > beyond and found,
+        lambda: (found := generation(machine)) > beyond and found,
         f"renewal beyond generation {beyond}",
     )
 
@@ -61,7 +65,7 @@ def machine(cluster: Cluster) -> MachineProcess:
     token = cluster.add_bot()
     machine = cluster.machine()
     machine.daemon(f"--join-token={token}", f"--renewal-interval={INTERVAL}", "--certificate-ttl=2m")
-    wait_for(lambda: machine.status().get("generation", 0) >= 1, "first certificate")
+    wait_for(lambda: generation(machine) >= 1, "first certificate")
     return machine
 
 
@@ -91,7 +95,7 @@ def test_worker_that_dies_is_replaced_and_machines_go_on(cluster: Cluster, machi
     before = workers(server)
     os.kill(before[0], signal.SIGKILL)
     wait_for(lambda: len(now := workers(server)) == 2 and before[0] not in now, "a worker in its place")
-    renewed(machine, machine.status()["generation"] + 2)
+    renewed(machine, generation(machine) + 2)
     assert "has died (signal 9)" in server.text()
 
 
@@ -100,10 +104,10 @@ def test_reload_replaces_every_worker_and_no_renewal_fails(cluster: Cluster, mac
     server = cluster.server
     assert server is not None
     before = workers(server)
-    generation = machine.status()["generation"]
+    known = generation(machine)
     server.send(signal.SIGHUP)
     wait_for(lambda: len(now := workers(server)) == 2 and not set(now) & set(before), "two new workers")
-    renewed(machine, generation + 2)
+    renewed(machine, known + 2)
     assert cluster.mezctl("status").code == 0
     assert "has died" not in server.text()
 
@@ -121,11 +125,11 @@ def test_workers_end_when_their_head_is_killed(cluster: Cluster, machine: Machin
     server = cluster.server
     assert server is not None
     pids = workers(server)
-    generation = machine.status()["generation"]
+    known = generation(machine)
     server.kill()
     wait_for(lambda: not any(map(lives, pids)), "end of the workers")
     cluster.start()
-    renewed(machine, generation + 1)
+    renewed(machine, known + 1)
 
 
 def test_second_server_on_the_port_is_refused(cluster: Cluster, tmp_path: Path) -> None:
