@@ -43,7 +43,8 @@ def identity() -> None:
 @identity.command()
 @click.option("--config", metavar="FILE", help="YAML with the same keys as the flags below.")
 @click.option("--auth-server", metavar="HOST[:PORT]",
-              help="Address of the auth server; port 3025 by default.")
+              help="Address of the auth server, or of several with one database, separated by commas; port "
+                   "3025 by default.")
 @click.option("--join-token", "--token", metavar="TOKEN",
               help="One-time token from mezctl; `-` reads it from standard input.  Other users of this "
                    "machine can see a command line: prefer --join-token-file or MEZITE_JOIN_TOKEN.")
@@ -110,7 +111,7 @@ def _run(config: daemon.DaemonConfig) -> int:
     try:
         durable = state_file.load()
         token = _token(config, durable)
-        address = config.auth_server or _remembered(durable)
+        addresses = config.auth_servers or _remembered(durable)
         if durable.held is None and token is None and state_file.damaged:
             raise StateFailure(
                 f"the newest state of this identity is damaged ({state_file.damaged}), and the one before it "
@@ -121,7 +122,7 @@ def _run(config: daemon.DaemonConfig) -> int:
                 f"there is no identity in {config.destination} yet; "
                 "give the --join-token that `mezctl bots add` printed"
             )
-        return _serve(config, destination, state_file, durable, token, address)
+        return _serve(config, destination, state_file, durable, token, addresses)
     finally:
         state_file.release()
 
@@ -134,10 +135,10 @@ def _token(config: daemon.DaemonConfig, durable: Durable) -> TokenText | None:
     return read(sys.stdin.readline)
 
 
-def _remembered(durable: Durable) -> tuple[str, int]:
+def _remembered(durable: Durable) -> tuple[tuple[str, int], ...]:
     if not durable.server:
         raise UsageError("no auth server is known; give --auth-server")
-    return daemon.split_address(durable.server)
+    return tuple(map(daemon.split_address, durable.server.split(",")))
 
 
 def _trust(config: daemon.DaemonConfig) -> ServerTrust | None:
@@ -159,7 +160,7 @@ def _serve(
     state_file: Any,
     durable: Durable,
     token: TokenText | None,
-    address: tuple[str, int],
+    addresses: tuple[tuple[str, int], ...],
 ) -> int:
     # gRPC's own log speaks to its authors; what matters comes as an error.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -180,7 +181,7 @@ def _serve(
     from mezite.identity.logs import begin_logging
     from mezite.identity.outputs import AGENT, AGENT_SOCKET
     from mezite.identity.places import Places
-    from mezite.identity.remote import GrpcRemote
+    from mezite.identity.remote import GrpcRemote, Remote
     from mezite.identity.service import Clocks, IdentityService
     from mezite.identity.states import Options
     from mezite.supervision import ServiceManager
@@ -191,7 +192,13 @@ def _serve(
     begin_logging(sys.stderr)
     if state_file.damaged:
         _warn_of_damage(state_file.damaged)
-    remote = GrpcRemote(reactor, loop, *address, ca=_trust(config), ca_pin=config.ca_pin)
+    ca = _trust(config)
+    remotes = [GrpcRemote(reactor, loop, *address, ca=ca, ca_pin=config.ca_pin) for address in addresses]
+    remote: Remote = remotes[0]
+    if len(remotes) > 1:
+        from mezite.identity.several import SeveralRemotes
+
+        remote = SeveralRemotes(remotes, random.shuffle, time.monotonic)
     clocks = Clocks(time.monotonic, time.time, random.random)
     switched = destination.switched_at_unix()
     if switched is not None:

@@ -91,8 +91,8 @@ class TokenSource:
 class DaemonConfig:
     destination: Path
     """Absolute."""
-    auth_server: tuple[str, int] | None = None
-    """Host and port; ``None``: the one that the state on disk remembers."""
+    auth_servers: tuple[tuple[str, int], ...] = ()
+    """Host and port of each; none: those that the state on disk remembers."""
     token: TokenSource | None = None
     renewal_interval: timedelta | None = None
     certificate_ttl: timedelta | None = None
@@ -198,7 +198,7 @@ def _config(settings: Mapping[str, _Setting], environ: Mapping[str, str], uid: i
         )
     return DaemonConfig(
         destination=where.absolute(),
-        auth_server=_address(settings.get("auth-server")),
+        auth_servers=_addresses(settings.get("auth-server")),
         token=_token(settings),
         renewal_interval=interval,
         certificate_ttl=ttl,
@@ -231,16 +231,20 @@ def _duration(settings: Mapping[str, _Setting], key: str, least: timedelta) -> t
     return duration
 
 
-def _address(setting: _Setting | None) -> tuple[str, int] | None:
+def _addresses(setting: _Setting | None) -> tuple[tuple[str, int], ...]:
+    """One, or several as a list or separated by commas."""
     if setting is None:
-        return None
+        return ()
+    parts = setting.value if isinstance(setting.value, list) and setting.value else setting.text().split(",")
+    if not all(isinstance(part, str) for part in parts):
+        raise setting.fault("expected addresses, each host:port")
     try:
-        host, port = split_address(setting.text())
+        found = tuple(dict.fromkeys(split_address(part.strip()) for part in parts))
     except InvalidInput as error:
         raise setting.fault(str(error)) from None
-    if port == 0:
+    if any(port == 0 for _, port in found):
         raise setting.fault("no server listens on port 0; write host:port")
-    return host, port
+    return found
 
 
 def _diag(setting: _Setting | None) -> tuple[str, int] | None:

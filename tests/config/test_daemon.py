@@ -54,8 +54,14 @@ def test_flags_win_over_environment_over_file_over_defaults(yaml: Path) -> None:
 def test_both_spellings_in_a_file(yaml: Path, text: str) -> None:
     yaml.write_text(text.format(TOKEN))
     found = config(yaml=yaml)
-    assert (found.auth_server, found.one_shot, found.outputs) == (("a", 1), True, ("files",))
+    assert (found.auth_servers, found.one_shot, found.outputs) == ((("a", 1),), True, ("files",))
     assert found.token.read(str).to_text() == TOKEN
+
+
+@pytest.mark.parametrize("text", ["auth-server: [a, 'b:1', '[::1]:2']", "auth-server: a, b:1,[::1]:2"])
+def test_several_servers_are_a_list_or_separated_by_commas(yaml: Path, text: str) -> None:
+    yaml.write_text(text)
+    assert config(yaml=yaml).auth_servers == (("a", 3025), ("b", 1), ("::1", 2))
 
 
 def test_every_key_in_the_environment() -> None:
@@ -66,7 +72,7 @@ def test_every_key_in_the_environment() -> None:
         MEZITE_CA_PIN=PIN, MEZITE_CONTROL_SOCKET="/run/x.sock",
     )
     assert found == DaemonConfig(
-        destination=Path("/d"), auth_server=("auth.example.com", 3025), token=found.token,
+        destination=Path("/d"), auth_servers=(("auth.example.com", 3025),), token=found.token,
         renewal_interval=timedelta(minutes=30), certificate_ttl=timedelta(minutes=90), one_shot=True,
         ca_pin=PIN, control_socket=Path("/run/x.sock"),
     )
@@ -99,6 +105,8 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"auth_server": "https://auth.example.com"}, "--auth-server", "write host:port"),
     ({"auth_server": "a:b"}, "--auth-server", "write host:port"),
     ({"auth_server": "a:0"}, "--auth-server", "port 0"),
+    ({"auth_server": "a,b:0"}, "--auth-server", "port 0"),
+    ({"auth_server": "a,,b"}, "--auth-server", "write host:port"),
     ({"auth_server": "a:70000"}, "--auth-server", "write host:port"),
     ({"auth_server": ""}, "--auth-server", "not empty"),
     ({"renewal_interval": "30"}, "--renewal-interval", "write a duration"),
