@@ -82,11 +82,11 @@ def main() -> int:
         server.privilegedStartService()
     except MeziteError:
         return 1  # it has been logged
-    server.startService()
-    reactor.addSystemEventTrigger("before", "shutdown", server.stopService)
     reports = Reports(lambda: server.refusals, lambda: server.is_serving)
     server.storage.subscribe(reports.changed)
     server.every(REPORT_EVERY_S, reports.tell)
+    server.startService()
+    reactor.addSystemEventTrigger("before", "shutdown", server.stopService)
     listen_to_head(reactor._asyncioEventloop, server.changed_elsewhere, server.stop_once)
     reactor.run(installSignalHandlers=False)
     return 0
