@@ -21,15 +21,26 @@ from mezite.errors import MeziteError
 class AgentSocket:
     """Serves *identities* on the unix socket at *path*, to this account and root.
 
-    *now* is a monotonic time.
+    Another account and a group may be let in, too.  *now* is a monotonic time.
     """
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, path: Path, *, now: Callable[[], timedelta]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        path: Path,
+        *,
+        now: Callable[[], timedelta],
+        owner_id: int | None = None,
+        group_id: int | None = None,
+    ) -> None:
         self.path = path
         self.identities = Identities()
-        self.connections = AgentConnections(reactor, self.identities, Allowed(os.geteuid()), now=now)
+        self._owner_id = os.geteuid() if owner_id is None else owner_id
+        self._group_id = group_id
+        allowed = Allowed(self._owner_id, group_id)
+        self.connections = AgentConnections(reactor, self.identities, allowed, now=now)
         self._reactor = reactor
         self._file: socketfile.SocketFile | None = None
         self._listener: Listener | None = None
@@ -44,7 +55,9 @@ class AgentSocket:
                 return
             self._log.warn("{path} was removed; making it anew", path=str(self.path))
             self._close()
-        self._file = socketfile.listen(self.path)
+        self._file = socketfile.listen(self.path, self._group_id)
+        if self._owner_id != os.geteuid():
+            os.chown(self.path, self._owner_id, -1)
         self._listener = Listener(self._reactor, self._file.socket, self.connections)
         self._listener.start()
 

@@ -37,6 +37,16 @@ def facts(status: Mapping[str, Any]) -> dict[str, str]:
     if skew:
         told["Clock"] = skew
     told["Written to"] = f"{status.get('destination')} ({_list(status.get('outputs'))})"
+    destinations = status.get("destinations") or []
+    for one in destinations:
+        name = one.get("name")
+        if len(destinations) > 1:
+            told[f"  {name}"] = (
+                f"{one.get('destination')} ({_list(one.get('outputs'))}): {_list(one.get('principals'))} "
+                f"until {one.get('valid_before') or 'the next renewal brings it'}"
+            )
+        if one.get("hook_failure"):
+            told[f"  on-renew of {name}"] = f"FAILED: {one['hook_failure']}"
     return told
 
 

@@ -21,8 +21,9 @@ from mezite.config import daemon, paths
 from mezite.errors import MeziteError, StateFailure, UsageError
 
 if TYPE_CHECKING:
+    from mezite.cli.mezd_outputs import OutputParts
     from mezite.core.request import TokenText
-    from mezite.identity.records import Durable
+    from mezite.identity.records import Durable, Held
     from mezite.rpc.client import ServerTrust
 
 
@@ -100,13 +101,10 @@ def _run(config: daemon.DaemonConfig) -> int:
     if config.one_shot:
         # What is loaded from here on stays; to look for garbage among it takes a tenth of the start.
         gc.disable()
-    from mezite.identity.destination import Directory
-    from mezite.identity.outputs import AGENT, AGENT_SOCKET, FILES, Form
+    from mezite.cli.mezd_outputs import OutputParts
     from mezite.identity.state import StateFile
 
-    agent = str(config.destination / AGENT_SOCKET) if AGENT in config.outputs else None
-    destination = Directory(config.destination, Form(with_key=FILES in config.outputs, agent_socket=agent))
-    destination.prepare()
+    parts = OutputParts(config)
     state_file = StateFile(config.destination)
     try:
         durable = state_file.load()
@@ -122,8 +120,9 @@ def _run(config: daemon.DaemonConfig) -> int:
                 f"there is no identity in {config.destination} yet; "
                 "give the --join-token that `mezctl bots add` printed"
             )
-        return _serve(config, destination, state_file, durable, token, addresses)
+        return _serve(config, parts, state_file, durable, token, addresses)
     finally:
+        parts.release()
         state_file.release()
 
 
@@ -156,7 +155,7 @@ def _trust(config: daemon.DaemonConfig) -> ServerTrust | None:
 
 def _serve(
     config: daemon.DaemonConfig,
-    destination: Any,
+    parts: OutputParts,
     state_file: Any,
     durable: Durable,
     token: TokenText | None,
@@ -177,10 +176,10 @@ def _serve(
     asyncioreactor.install(loop)
     from twisted.internet import reactor as installed
 
+    from mezite.cli.mezd_outputs import told_of
+    from mezite.config.outputs import FIRST
     from mezite.identity.events import Finish
     from mezite.identity.logs import begin_logging
-    from mezite.identity.outputs import AGENT, AGENT_SOCKET
-    from mezite.identity.places import Places
     from mezite.identity.remote import GrpcRemote, Remote
     from mezite.identity.service import Clocks, IdentityService
     from mezite.identity.states import Options
@@ -200,20 +199,21 @@ def _serve(
 
         remote = SeveralRemotes(remotes, random.shuffle, time.monotonic)
     clocks = Clocks(time.monotonic, time.time, random.random)
-    switched = destination.switched_at_unix()
-    if switched is not None:
-        ago = timedelta(seconds=max(0.0, time.time() - switched))
-        destination.note_switched_before(ago, clocks.moment().monotonic)
-    destination.clean_up(clocks.moment().monotonic)
-    place: Any = destination
-    agents: list[Any] = []
-    if AGENT in config.outputs:
-        from mezite.agent.listening import AgentSocket
-        from mezite.identity.agent import AgentPlace
+    for directory in parts.directories.values():
+        switched = directory.switched_at_unix()
+        if switched is not None:
+            ago = timedelta(seconds=max(0.0, time.time() - switched))
+            directory.note_switched_before(ago, clocks.moment().monotonic)
+        directory.clean_up(clocks.moment().monotonic)
+    outlets = parts.outlets(reactor, lambda: clocks.moment().monotonic)
+    hooks = parts.hooks(loop, state_file.directory)
 
-        socket_file = config.destination / AGENT_SOCKET
-        agents = [AgentPlace(AgentSocket(reactor, socket_file, now=lambda: clocks.moment().monotonic))]
-        place = Places([*agents, destination])
+    def published(held: Held) -> None:
+        if FIRST in outlets.served:
+            _note_last(config.destination)
+        if hooks is not None:
+            hooks.published(f"{held.instance_id}/{held.generation}", outlets.served, told_of(held))
+
     service = IdentityService(
         reactor=reactor,
         clocks=clocks,
@@ -225,14 +225,16 @@ def _serve(
             server=remote.address,
             host=socket.gethostname()[:128],
             boot_id=_boot_id(),
+            outputs=parts.wanted(),
         ),
         durable=durable,
         state_file=state_file,
-        destination=place,
-        kinds=config.outputs,
+        outlets=outlets,
+        described=parts.described(),
         where=str(config.destination),
         remote=remote,
-        published=lambda: _note_last(config.destination),
+        published=published,
+        hook_failures=hooks.failures if hooks is not None else None,
         manager=None if config.one_shot else ServiceManager.from_environment(os.environ, os.getpid()),
     )
     services: list[Any] = [service]
@@ -244,7 +246,7 @@ def _serve(
         from mezite.identity.control import ControlService
 
         socket_path = config.control_socket or state_file.directory / "control.sock"
-        services += [ControlService(reactor, socket_path, service), *agents]
+        services += [ControlService(reactor, socket_path, service), *parts.agents]
     finished: list[Finish] = []
 
     def end(finish: Finish) -> None:
@@ -260,6 +262,8 @@ def _serve(
     _bind(services)
     for part in services:
         reactor.addSystemEventTrigger("before", "shutdown", part.stopService)
+    if hooks is not None:
+        reactor.addSystemEventTrigger("before", "shutdown", hooks.stop)
     reactor.callWhenRunning(begin)
     gc.enable()
     reactor.run()

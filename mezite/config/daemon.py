@@ -11,6 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from mezite.config import paths
+from mezite.config.outputs import (
+    EXTRA_KEYS,
+    FIRST,
+    KINDS,
+    NO_EXTRAS,
+    Extras,
+    OutputConfig,
+    extras_from,
+    further_from,
+    kinds_from,
+)
 from mezite.core.duration import format_duration, parse_duration
 from mezite.core.lifetime import MIN_INTERVAL
 from mezite.core.model import MIN_CERTIFICATE_TTL
@@ -21,8 +32,6 @@ DEFAULT_PORT = 3025
 SYSTEM_CAS = "system"
 """``--ca-file=system``: the publicly trusted CAs of this machine."""
 STDIN = "-"
-OUTPUTS = ("files", "agent")
-"""The first one is the default."""
 
 KEYS = (
     "auth-server",
@@ -38,6 +47,8 @@ KEYS = (
     "control-socket",
     "diag-addr",
 )
+FILE_KEYS = ("destinations", *EXTRA_KEYS)
+"""Not to be had by flags or in the environment."""
 _ALIASES = {"token": "join-token"}
 _ALTERNATIVES = (("join-token", "join-token-file"), ("ca-pin", "ca-file"))
 """Of these a higher layer's one sets aside a lower layer's other one."""
@@ -97,7 +108,11 @@ class DaemonConfig:
     renewal_interval: timedelta | None = None
     certificate_ttl: timedelta | None = None
     one_shot: bool = False
-    outputs: tuple[str, ...] = OUTPUTS[:1]
+    outputs: tuple[str, ...] = KINDS[:1]
+    """Of the first output."""
+    extras: Extras = NO_EXTRAS
+    """Of the first output."""
+    further: tuple[OutputConfig, ...] = ()
     ca_pin: str | None = None
     ca_file: Path | None = None
     ca_system: bool = False
@@ -105,6 +120,10 @@ class DaemonConfig:
     """``None``: ``.mezite/control.sock`` in the destination."""
     diag: tuple[str, int] | None = None
     """Host and port for diagnostics; ``None``: nowhere."""
+
+    def all_outputs(self) -> tuple[OutputConfig, ...]:
+        """The first one, whose TTL is the daemon's, and the further ones."""
+        return (OutputConfig(FIRST, self.destination, self.outputs, None, self.extras), *self.further)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +189,9 @@ def _from_file(path: Path) -> dict[str, _Setting]:
     for written in section.values:
         key = written.replace("_", "-")
         key = _ALIASES.get(key, key)
-        if key not in KEYS:
-            section.known([*KEYS, *_ALIASES, *(name.replace("-", "_") for name in KEYS)])
+        if key not in (*KEYS, *FILE_KEYS):
+            known = (*KEYS, *FILE_KEYS, *_ALIASES)
+            section.known([*known, *(name.replace("-", "_") for name in known)])
         if key in found:
             raise section.fault(written, f"given together with {found[key].name}; give one of them")
         if section.values[written] is not None:
@@ -191,11 +211,27 @@ def _config(settings: Mapping[str, _Setting], environ: Mapping[str, str], uid: i
     ca_system = ca_file is not None and ca_file.value == SYSTEM_CAS
     destination = settings.get("destination")
     where = Path(destination.text()).expanduser() if destination else paths.identity_dir(environ, uid)
-    outputs, one_shot = _outputs(settings.get("outputs")), _boolean(settings.get("one-shot"))
-    if one_shot and "agent" in outputs:
-        raise settings["outputs"].fault(
-            "an agent ends with its process, and a one-shot run is over at once; use files"
-        )
+    one_shot = _boolean(settings.get("one-shot"))
+    outputs = KINDS[:1]
+    if "outputs" in settings:
+        outputs = kinds_from(settings["outputs"].value, settings["outputs"].fault)
+
+    def fault(key: str, problem: str) -> UsageError:
+        return settings[key].fault(problem)
+
+    extras = extras_from({key: settings[key].value for key in EXTRA_KEYS if key in settings}, fault)
+    further: tuple[OutputConfig, ...] = ()
+    if "destinations" in settings:
+        named = settings["destinations"]
+        further = further_from(named.value, named.name, where.absolute())
+    if one_shot:
+        _fit_for_one_shot(settings, (OutputConfig(FIRST, where, outputs, None, extras), *further))
+    for one in further:
+        if interval is not None and one.ttl is not None and interval >= one.ttl:
+            raise settings["renewal-interval"].fault(
+                f"the renewal interval {format_duration(interval)} is not shorter than the TTL "
+                f"{format_duration(one.ttl)} of the output {one.name}; choose a shorter one"
+            )
     return DaemonConfig(
         destination=where.absolute(),
         auth_servers=_addresses(settings.get("auth-server")),
@@ -204,6 +240,8 @@ def _config(settings: Mapping[str, _Setting], environ: Mapping[str, str], uid: i
         certificate_ttl=ttl,
         one_shot=one_shot,
         outputs=outputs,
+        extras=extras,
+        further=further,
         ca_pin=_pin(settings.get("ca-pin")),
         ca_file=Path(ca_file.text()) if ca_file and not ca_system else None,
         ca_system=ca_system,
@@ -212,6 +250,21 @@ def _config(settings: Mapping[str, _Setting], environ: Mapping[str, str], uid: i
         else None,
         diag=_diag(settings.get("diag-addr")),
     )
+
+
+def _fit_for_one_shot(settings: Mapping[str, _Setting], outputs: tuple[OutputConfig, ...]) -> None:
+    """An agent and a hook need a process that goes on."""
+    for key, is_given in (
+        ("outputs", any("agent" in one.kinds for one in outputs)),
+        ("on-renew", any(one.extras.on_renew for one in outputs)),
+    ):
+        if is_given:
+            named = settings.get(key) or settings["destinations"]
+            raise named.fault(
+                "an agent ends with its process, and a one-shot run is over at once; use files"
+                if key == "outputs"
+                else "a one-shot run is over at once: run the commands after it"
+            )
 
 
 def _duration(settings: Mapping[str, _Setting], key: str, least: timedelta) -> timedelta | None:
@@ -303,20 +356,6 @@ def _boolean(setting: _Setting | None) -> bool:
     if found is None:
         raise setting.fault(f"expected true or false, found {setting.value!r}")
     return found
-
-
-def _outputs(setting: _Setting | None) -> tuple[str, ...]:
-    if setting is None:
-        return OUTPUTS[:1]
-    value = setting.value
-    names = value.split(",") if isinstance(value, str) else value
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise setting.fault(f"expected outputs separated by commas, of {', '.join(OUTPUTS)}")
-    chosen = tuple(dict.fromkeys(name.strip() for name in names))
-    for name in chosen:
-        if name not in OUTPUTS:
-            raise setting.fault(f"unknown output {name!r}; there are {', '.join(OUTPUTS)}")
-    return chosen
 
 
 def _pin(setting: _Setting | None) -> str | None:

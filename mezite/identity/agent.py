@@ -25,14 +25,16 @@ class AgentPlace:
 
     def publish(self, outputs: Outputs, now: timedelta) -> bool:
         self._agent.listen()
-        identity = AgentIdentity.from_parts(outputs.certificate_blob, outputs.key.private_pem, outputs.comment)
+        identity = AgentIdentity.from_parts(
+            outputs.certificate_blob, outputs.key.private_pem, outputs.comment
+        )
         return self._agent.identities.offer(identity, now)
 
     def tidy(self, now: timedelta) -> None:
         self._agent.tidy(now)
 
     def privilegedStartService(self) -> None:
-        """What stands in the way for good ends the daemon; a full disk, say, is tried again with each tick."""
+        """What stands in the way for good ends the daemon; a full disk, say, does not."""
         try:
             self._agent.listen()
         except StateFailure as error:

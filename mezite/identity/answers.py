@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from cryptography import x509
@@ -11,7 +12,7 @@ from mezite.certs import ssh, verify
 from mezite.core.model import Identity
 from mezite.core.request import Issued, JoinRequest, RenewRequest, Trust
 from mezite.errors import CertificateRejected, InvalidInput
-from mezite.identity.records import GenerationKeys, Held
+from mezite.identity.records import GenerationKeys, Held, Wanted
 
 
 def accept(
@@ -48,6 +49,12 @@ def accept(
         _check_certificate(blob, issued, keys, pair.pair.public)
         for blob, pair in zip(issued.certificates, keys.ssh, strict=True)
     ]
+    for asked, identity in zip(request.ssh_keys, identities, strict=True):
+        if asked.roles is not None and not set(identity.roles) <= set(asked.roles):
+            raise InvalidInput(
+                f"output {asked.output} was to have fewer roles; does the server know of outputs at all?",
+                "certificates",
+            )
     return Held(
         instance_id=issued.instance_id,
         bot=issued.bot,
@@ -55,8 +62,8 @@ def accept(
         keys=keys,
         certificates=issued.certificates,
         trust=issued.trust,
-        principals=identities[0].principals,
-        roles=identities[0].roles,
+        principals=_together(identity.principals for identity in identities),
+        roles=_together(identity.roles for identity in identities),
         valid_before_unix=min(identity.valid_before for identity in identities),
         ttl=issued.ttl,
         renew_after=issued.renew_after,
@@ -64,7 +71,13 @@ def accept(
         server_time=issued.server_time,
         asked_ttl=request.wishes.ttl,
         asked_interval=request.wishes.interval,
+        asked_outputs=tuple(Wanted(key.output, key.roles, key.ttl) for key in request.ssh_keys),
     )
+
+
+def _together(lists: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    """All of them, each once, in order."""
+    return tuple(dict.fromkeys(name for names in lists for name in names))
 
 
 def _check_certificate(blob: bytes, issued: Issued, keys: GenerationKeys, public: bytes) -> Identity:

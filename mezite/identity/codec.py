@@ -10,7 +10,16 @@ from typing import Any
 from mezite.core.model import Node
 from mezite.core.request import Trust
 from mezite.errors import InvalidInput
-from mezite.identity.records import Durable, GenerationKeys, Held, KeyPair, PendingJoin, SshPair
+from mezite.identity.records import (
+    OUTPUT,
+    Durable,
+    GenerationKeys,
+    Held,
+    KeyPair,
+    PendingJoin,
+    SshPair,
+    Wanted,
+)
 
 MAX_NODES_BYTES = 64 * 1024
 """Of the known nodes so many are kept; the state must fit its slot in any case."""
@@ -101,6 +110,10 @@ def _held_document(held: Held) -> dict[str, Any]:
         "server_time_unix_ms": _unix_ms(held.server_time),
         "asked_ttl_ms": None if held.asked_ttl is None else _ms(held.asked_ttl),
         "asked_interval_ms": None if held.asked_interval is None else _ms(held.asked_interval),
+        "asked_outputs": [
+            [one.output, one.roles and list(one.roles), one.ttl and _ms(one.ttl)]
+            for one in held.asked_outputs
+        ],
     }
 
 
@@ -122,6 +135,16 @@ def _held(document: dict[str, Any]) -> Held:
         server_time=_moment(document["server_time_unix_ms"]),
         asked_ttl=None if asked_ttl is None else timedelta(milliseconds=asked_ttl),
         asked_interval=None if asked_interval is None else timedelta(milliseconds=asked_interval),
+        # A state of an older mezd has none.
+        asked_outputs=tuple(_wanted(*one) for one in document.get("asked_outputs", [[OUTPUT, None, None]])),
+    )
+
+
+def _wanted(output: object, roles: list[object] | None, ttl_ms: int | None) -> Wanted:
+    return Wanted(
+        _text(output),
+        None if roles is None else tuple(_text(role) for role in roles),
+        None if ttl_ms is None else timedelta(milliseconds=ttl_ms),
     )
 
 

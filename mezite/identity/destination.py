@@ -57,7 +57,7 @@ class Directory:
     def __init__(self, path: Path, form: Form = FILES_ONLY) -> None:
         config_path(str(path))
         self.path = path
-        self._form = form
+        self.form = form
         self._sets = path / SETS
         self._replaced: dict[str, timedelta] = {}
         """Name of a set → when it was replaced, or first seen to be."""
@@ -79,6 +79,7 @@ class Directory:
             raise UsageError(f"the destination {self.path} is not writable; see to its owner and mode")
         self._refuse_reachable()
         self._refuse_foreign()
+        self._open_to_group()
 
     def _refuse_reachable(self) -> None:
         """Nobody but this user and root can put something else in the place of what is published.
@@ -122,7 +123,7 @@ class Directory:
         probe = self.path / _PROBE
         try:
             try:
-                _write(probe, bytes(_PROBE_SIZE), 0o600)
+                _write(probe, bytes(_PROBE_SIZE), 0o600, self.form)
             finally:
                 probe.unlink(missing_ok=True)
         except OSError as error:
@@ -157,14 +158,35 @@ class Directory:
 
     def _holds(self, directory: Path, outputs: Outputs) -> bool:
         found: dict[str, bytes] = {}
-        for name, (_, mode) in outputs.files(str(directory), self._form).items():
+        for name, (_, mode) in outputs.files(str(directory), self.form).items():
             try:
                 found[name] = (directory / name).read_bytes()
-                if (directory / name).lstat().st_mode & 0o777 != mode:
+                if not self._has_rights((directory / name).lstat(), mode):
                     return False
             except OSError:
                 return False
-        return outputs.are(found, str(directory), self._form)
+        return outputs.are(found, str(directory), self.form)
+
+    def _has_rights(self, found: os.stat_result, mode: int) -> bool:
+        return (
+            found.st_mode & 0o777 == mode
+            and self.form.owner_id in (None, found.st_uid)
+            and self.form.group_id in (None, found.st_gid)
+        )
+
+    def _open_to_group(self) -> None:
+        """Who shall read the files can enter the directory; nothing in it can be replaced by them."""
+        found = self.path.stat()
+        if self.form.group_id is None or (found.st_gid == self.form.group_id and found.st_mode & 0o010):
+            return
+        try:
+            os.chown(self.path, -1, self.form.group_id)
+            self.path.chmod(found.st_mode & 0o707 | 0o050)
+        except OSError as error:
+            raise UsageError(
+                f"cannot give the destination {self.path} to the group {self.form.group_id}: "
+                f"{error.strerror}; run mezd as root or as a member of that group"
+            ) from None
 
     def _publish(self, outputs: Outputs) -> None:
         self._sets.mkdir(mode=0o755, exist_ok=True)
@@ -173,8 +195,8 @@ class Directory:
         shutil.rmtree(new, ignore_errors=True)
         try:
             new.mkdir(mode=0o755)
-            for name, (content, mode) in outputs.files(str(final), self._form).items():
-                _write(new / name, content, mode)
+            for name, (content, mode) in outputs.files(str(final), self.form).items():
+                _write(new / name, content, mode, self.form)
             sync_directory(new)
             new.rename(final)
             sync_directory(self._sets)
@@ -190,7 +212,7 @@ class Directory:
         # The first time they come one by one: who waits for the key then finds all.
         for name in reversed(NAMES):
             link, target = self.path / name, f"{CURRENT}/{name}"
-            if name not in self._form.names():
+            if name not in self.form.names():
                 link.unlink(missing_ok=True)
             elif not link.is_symlink():
                 self._switch(link, target)
@@ -281,6 +303,11 @@ class Memory:
         return dict(self._files)
 
 
+def _id(number: int | None) -> int:
+    """For chown: -1 leaves it as it is."""
+    return -1 if number is None else number
+
+
 def _is_trusted(found: os.stat_result) -> bool:
     """Its owner can do nothing to us that he could not do anyway."""
     return found.st_uid in (0, os.geteuid())
@@ -296,10 +323,15 @@ def _points(link: Path, target: str) -> bool:
     return found.startswith(target) if target.endswith("/") else found == target
 
 
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """A new file with *content*, on the disk; the mode is exact whatever the umask."""
+def _write(path: Path, content: bytes, mode: int, form: Form) -> None:
+    """A new file with *content*, on the disk; the mode is exact whatever the umask.
+
+    It is its owner's before it holds anything, and the group's before the mode lets that in.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
+        if form.owner_id is not None or form.group_id is not None:
+            os.fchown(descriptor, _id(form.owner_id), _id(form.group_id))
         os.fchmod(descriptor, mode)
         with memoryview(content) as view:
             written = 0

@@ -106,8 +106,8 @@ def _start(state: State, event: Start, now: Moment) -> Outcome:
     if (
         age < timedelta(0)
         or state.durable.pending is not None
-        or not _has_been_granted(state)
-        or _has_unseen_token(state)
+        or not state.has_been_granted
+        or state.has_unseen_token
     ):
         renew_in = timedelta(0)
     state = replace(
@@ -256,6 +256,9 @@ def _kept(state: State, event: Saved, now: Moment) -> Outcome:
         trouble=None,
         refusal=None,
     )
+    if not state.has_been_granted:
+        # It answers a request that was made for other outputs, before a restart.
+        state = replace(state, renew_due=Due.after(pace.SHORTEST, now))
     return state, (Publish(held),)
 
 
@@ -263,13 +266,13 @@ def _refused(state: State, event: WasRefused, now: Moment) -> Outcome:
     error, reason = event.error, event.error.reason
     if reason is Reason.PROVE and state.proofs < MAX_PROOFS:
         return _ask(replace(state, phase=Phase.PROVING, proofs=state.proofs + 1), error.nonce, now)
-    if reason is Reason.INTERVAL_TOO_LONG and (state.options.one_shot or not _has_been_granted(state)):
+    if reason is Reason.INTERVAL_TOO_LONG and (state.options.one_shot or not state.has_been_granted):
         return _finish(state, USAGE, error)
     if (
         state.purpose is Purpose.RENEW
         and reason.reason_class in (ReasonClass.REJOIN, ReasonClass.STOP)
         and reason is not Reason.INTERVAL_TOO_LONG
-        and _has_unseen_token(state)
+        and state.has_unseen_token
     ):
         state, actions = _attempt(replace(state, refusal=error, failures=0), Purpose.JOIN, now)
         return state, (TellOver(error), *actions)
@@ -280,18 +283,6 @@ def _refused(state: State, event: WasRefused, now: Moment) -> Outcome:
     if ends_daemon(state.purpose, reason):
         return _finish(state, REFUSED, with_history(state, error))
     return _wait(state, error, now)
-
-
-def _has_been_granted(state: State) -> bool:
-    """The same interval and TTL were good for the identity held: a role has changed
-    since, and may change back."""
-    held, options = state.durable.held, state.options
-    return held is not None and (held.asked_ttl, held.asked_interval) == (options.ttl, options.interval)
-
-
-def _has_unseen_token(state: State) -> bool:
-    token = state.options.token
-    return token is not None and token.id not in state.durable.redeemed
 
 
 def _unanswered(state: State, event: Unanswered, now: Moment) -> Outcome:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from mezite.certs import keys, ssh
 from mezite.core.model import Node
 from mezite.errors import UsageError
-from mezite.identity.records import Held, KeyPair
+from mezite.identity.records import OUTPUT, Held, KeyPair
 
 SSH_KEY = "ssh_key"
 CERTIFICATE = "ssh_key-cert.pub"
@@ -37,6 +37,11 @@ class Form:
     with_key: bool = True
     agent_socket: str | None = None
     """Where an agent holds the same certificate."""
+    owner_id: int | None = None
+    """Whose the files are; ``None``: this account's."""
+    group_id: int | None = None
+    """Whose group may reach them; ``None``: nobody else may."""
+    key_mode: int = 0o600
 
     def names(self) -> tuple[str, ...]:
         return NAMES if self.with_key else NAMES[1:]
@@ -60,14 +65,18 @@ class Outputs:
     nodes: tuple[Node, ...]
 
     @classmethod
-    def from_held(cls, held: Held) -> Outputs:
+    def from_held(cls, held: Held, output: str = OUTPUT) -> Outputs:
+        """Raises :class:`KeyError` where *held* has no key for *output*."""
+        pairs = zip(held.keys.ssh, held.certificates, strict=True)
+        found = {key.output: (key.pair, certificate) for key, certificate in pairs}
+        pair, certificate = found[output]
         comment = f"{held.bot}/{held.instance_id}/{held.generation}"
-        private = keys.private_from_pem(held.keys.ssh[0].pair.private_pem, None)
+        private = keys.private_from_pem(pair.private_pem, None)
         return cls(
             ssh_key=keys.private_to_openssh(private, comment),
-            key=held.keys.ssh[0].pair,
-            certificate=ssh.certificate_line(held.certificates[0], comment).encode() + b"\n",
-            certificate_blob=held.certificates[0],
+            key=pair,
+            certificate=ssh.certificate_line(certificate, comment).encode() + b"\n",
+            certificate_blob=certificate,
             comment=comment,
             known_hosts=known_hosts(held.trust.host_cas),
             nodes=held.trust.nodes,
@@ -76,7 +85,7 @@ class Outputs:
     def files(self, directory: str, form: Form = FILES_ONLY) -> dict[str, tuple[bytes, int]]:
         """Name → content and mode of the files that lie in *directory*."""
         files = {
-            SSH_KEY: (self.ssh_key, 0o600),
+            SSH_KEY: (self.ssh_key, form.key_mode),
             CERTIFICATE: (self.certificate, 0o644),
             KNOWN_HOSTS: (self.known_hosts, 0o644),
             SSH_CONFIG: (ssh_config(directory, self.nodes, form), 0o644),

@@ -1,13 +1,14 @@
-"""Where an identity goes: every place that was asked for, each on its own."""
+"""Where an identity goes: every place of every output, each on its own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Protocol
 
 from mezite.errors import MeziteError
 from mezite.identity.outputs import Outputs
+from mezite.identity.records import Held
 
 
 class Place(Protocol):
@@ -23,28 +24,47 @@ class Place(Protocol):
         """What was replaced long before *now* is gone."""
 
 
-class Places:
-    """Several places, as one."""
+class Outlets:
+    """The places of each output, all of them served by one renewal.
 
-    def __init__(self, places: Sequence[Place]) -> None:
-        self._places = tuple(places)
+    *places* maps an output's name to them; those of one output are told in order.
+    """
+
+    def __init__(self, places: Mapping[str, Sequence[Place]]) -> None:
+        self._places = {name: tuple(of_one) for name, of_one in places.items()}
+        self.served: tuple[str, ...] = ()
+        """The outputs whose every place has what was published last."""
 
     def check(self) -> None:
-        for place in self._places:
+        for place in self._all():
             place.check()
 
-    def publish(self, outputs: Outputs, now: timedelta) -> bool:
-        """Every place that can has them, whatever the others can; raises as the first that could not."""
-        changed, first = False, None
-        for place in self._places:
-            try:
-                changed |= place.publish(outputs, now)
-            except MeziteError as error:
-                first = first or error
+    def publish(self, held: Held, now: timedelta) -> None:
+        """Every place that can has *held*, whatever the others can; raises as the first that could not.
+
+        An output that *held* has no key for (it is new) keeps what it has until the next renewal.
+        """
+        first = None
+        self.served = ()
+        for name, places in self._places.items():
+            if not held.has_output(name):
+                continue
+            outputs, failed = Outputs.from_held(held, name), None
+            for place in places:
+                try:
+                    place.publish(outputs, now)
+                except MeziteError as error:
+                    failed = failed or error
+            if failed is None:
+                self.served = (*self.served, name)
+            first = first or failed
         if first is not None:
             raise first
-        return changed
 
     def tidy(self, now: timedelta) -> None:
-        for place in self._places:
+        for place in self._all():
             place.tidy(now)
+
+    def _all(self) -> Iterator[Place]:
+        for places in self._places.values():
+            yield from places

@@ -28,15 +28,34 @@ class SshPair:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """An output, and what its certificate is asked for; ``None``: whatever there is."""
+
+    output: str
+    roles: tuple[str, ...] | None = None
+    ttl: timedelta | None = None
+
+
+OUTPUT = "default"
+"""The first output, where the lineage lies too."""
+ONE_OUTPUT = (Wanted(OUTPUT),)
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationKeys:
     """The keys of one generation: made together, asked for together."""
 
     lineage: KeyPair
     ssh: tuple[SshPair, ...]
 
-    def ssh_keys(self) -> tuple[SshKey, ...]:
-        """The public halves, as a request names them."""
-        return tuple(SshKey(key.output, key.pair.public) for key in self.ssh)
+    def ssh_keys(self, wanted: tuple[Wanted, ...] = ()) -> tuple[SshKey, ...]:
+        """The public halves, as a request names them, with the wishes for those outputs."""
+        wishes = {one.output: one for one in wanted}
+        keys = []
+        for key in self.ssh:
+            wish = wishes.get(key.output, Wanted(key.output))
+            keys.append(SshKey(key.output, key.pair.public, wish.roles, wish.ttl))
+        return tuple(keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +82,10 @@ class Held:
     """The server's clock at that moment."""
     asked_ttl: timedelta | None
     asked_interval: timedelta | None
+    asked_outputs: tuple[Wanted, ...] = ONE_OUTPUT
+
+    def has_output(self, name: str) -> bool:
+        return any(key.output == name for key in self.keys.ssh)
 
     @property
     def skew(self) -> timedelta:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from mezite.certs import keys
+from mezite.certs import keys, ssh
+from mezite.certs.wire import Reader
+from mezite.core import template
 from mezite.core.duration import format_duration
 from mezite.errors import MeziteError, Reason, Refused, Unreachable, UntrustedServer
 from mezite.identity.events import Moment, Skew
@@ -75,6 +77,35 @@ def status(
         "outputs": list(kinds),
         "server": server,
     }
+
+
+def destinations(
+    state: State, described: Sequence[Mapping[str, Any]], hook_failures: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Each output with what its own certificate says, as far as there is one."""
+    held = state.durable.held
+    certificates = {}
+    if held is not None:
+        pairs = zip(held.keys.ssh, held.certificates, strict=True)
+        certificates = {key.output: ssh.parse_certificate(blob) for key, blob in pairs}
+    told = []
+    for one in described:
+        certificate = certificates.get(one["name"])
+        until = certificate and datetime.fromtimestamp(certificate.valid_before, UTC)
+        told.append({
+            **one,
+            "principals": [name.decode() for name in certificate.principals] if certificate else [],
+            "roles": _roles(certificate) if certificate else [],
+            "valid_before": until and text_time(until),
+            "hook_failure": hook_failures.get(one["name"]),
+        })
+    return told
+
+
+def _roles(certificate: ssh.Certificate) -> list[str]:
+    """Those it names; it is one that was looked at when it came."""
+    data = dict(certificate.extensions).get(template.ROLES.encode())
+    return Reader(data).string().decode().split(",") if data else []
 
 
 def _skew(state: State) -> dict[str, Any]:

@@ -14,8 +14,9 @@ def request_for(state: State, keys: GenerationKeys, now: Moment) -> JoinRequest 
     wishes = Wishes(options.ttl, options.interval, now.wall, options.host, options.boot_id)
     if state.purpose is Purpose.JOIN:
         assert options.token is not None
+        token = options.token
         return JoinRequest(
-            options.token.id, options.token.secret, keys.lineage.public, keys.ssh_keys(), wishes
+            token.id, token.secret, keys.lineage.public, keys.ssh_keys(options.outputs), wishes
         )
     assert held is not None
     return RenewRequest(
@@ -24,6 +25,6 @@ def request_for(state: State, keys: GenerationKeys, now: Moment) -> JoinRequest 
         lineage_key=held.keys.lineage.public,
         certificate=held.certificates[0],
         new_lineage_key=keys.lineage.public,
-        ssh_keys=keys.ssh_keys(),
+        ssh_keys=keys.ssh_keys(options.outputs),
         wishes=wishes,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -50,9 +50,17 @@ from mezite.identity.events import (
     WasRefused,
 )
 from mezite.identity.machine import step
-from mezite.identity.outputs import FILES, Outputs
-from mezite.identity.places import Place
-from mezite.identity.records import Durable, GenerationKeys, Held, KeyPair, SshPair
+from mezite.identity.places import Outlets
+from mezite.identity.records import (
+    ONE_OUTPUT,
+    OUTPUT,
+    Durable,
+    GenerationKeys,
+    Held,
+    KeyPair,
+    SshPair,
+    Wanted,
+)
 from mezite.identity.remote import Known, Remote
 from mezite.identity.state import StateFile
 from mezite.identity.states import Options, Phase, State
@@ -60,12 +68,11 @@ from mezite.identity.supervised import Supervised
 from mezite.supervision import ServiceManager
 
 TICK = timedelta(milliseconds=500)
-OUTPUT = "default"
 
 
-def make_keys() -> GenerationKeys:
-    """New keys for one generation: P-256, a lineage key and one SSH key."""
-    return GenerationKeys(_new_pair(), (SshPair(OUTPUT, _new_pair()),))
+def make_keys(outputs: Sequence[Wanted] = ONE_OUTPUT) -> GenerationKeys:
+    """New keys for one generation: P-256, a lineage key and an SSH key for each output."""
+    return GenerationKeys(_new_pair(), tuple(SshPair(one.output, _new_pair()) for one in outputs))
 
 
 def _new_pair() -> KeyPair:
@@ -95,7 +102,8 @@ class IdentityService(Service):
     """Runs one identity until it ends or is stopped.
 
     ``ended`` fires once with the :class:`Finish` that says how.  *durable* is
-    what *state_file* has loaded; *published* is called after each publishing.
+    what *state_file* has loaded; *published* is called after each publishing, also one
+    that not every place has taken.
     The caller holds the destination's lock.
     """
 
@@ -109,20 +117,24 @@ class IdentityService(Service):
         options: Options,
         durable: Durable,
         state_file: StateFile,
-        destination: Place,
+        outlets: Outlets,
         where: str,
         remote: Remote,
-        published: Callable[[], None],
+        published: Callable[[Held], None],
         manager: ServiceManager | None = None,
-        kinds: Sequence[str] = (FILES,),
+        described: Sequence[Mapping[str, Any]] = (),
+        hook_failures: Mapping[str, str] | None = None,
     ) -> None:
         self.ended: Deferred[Finish] = Deferred()
         self.state = State(options, durable)
         self._clocks = clocks
         self._state_file = state_file
-        self._destination = destination
+        self._outlets = outlets
         self._where = where
-        self._kinds = tuple(kinds)
+        one = {"name": OUTPUT, "destination": where, "outputs": ["files"]}
+        self._described = tuple(described) or (one,)
+        self._kinds: tuple[str, ...] = tuple(self._described[0]["outputs"])
+        self._hook_failures = {} if hook_failures is None else hook_failures
         self._remote = remote
         self._published = published
         self._supervised = Supervised(manager or ServiceManager())
@@ -161,6 +173,7 @@ class IdentityService(Service):
             **report.status(
                 self.state, destination=self._where, kinds=self._kinds, server=self._remote.address, now=now
             ),
+            "destinations": report.destinations(self.state, self._described, self._hook_failures),
             "published": readiness.is_published(self.state),
             "ready": reason is None,
             "not_ready_reason": reason,
@@ -180,7 +193,7 @@ class IdentityService(Service):
 
     def _tick(self) -> None:
         now = self._clocks.moment()
-        self._destination.tidy(now.monotonic)
+        self._outlets.tidy(now.monotonic)
         self._feed(Tick())
         self._supervised.live(now)
 
@@ -213,12 +226,12 @@ class IdentityService(Service):
     def _perform(self, action: Action) -> None:
         match action:
             case MakeKeys():
-                self._events.append(KeysMade(make_keys()))
+                self._events.append(KeysMade(make_keys(self.state.options.outputs)))
             case Save(durable):
                 self._events.append(self._try(Saved(), SaveFailed, lambda: self._state_file.save(durable)))
             case CheckDestination():
                 self._events.append(
-                    self._try(DestinationReady(), DestinationUnfit, self._destination.check)
+                    self._try(DestinationReady(), DestinationUnfit, self._outlets.check)
                 )
             case Publish(held):
                 self._events.append(self._try(Published(), PublishFailed, lambda: self._publish(held)))
@@ -248,8 +261,11 @@ class IdentityService(Service):
                 self._end(action)
 
     def _publish(self, held: Held) -> None:
-        self._destination.publish(Outputs.from_held(held), self._clocks.moment().monotonic)
-        self._published()
+        try:
+            self._outlets.publish(held, self._clocks.moment().monotonic)
+        finally:
+            # Where it went well, its hooks may run, whatever became of the other places.
+            self._published(held)
 
     def _try(
         self, done: Event, failed: Callable[[MeziteError], Event], action: Callable[[], object]

@@ -9,7 +9,7 @@ from enum import Enum
 from mezite.core.request import JoinRequest, RenewRequest, TokenText
 from mezite.errors import MeziteError, Refused
 from mezite.identity.events import Due, Moment, Skew
-from mezite.identity.records import Durable
+from mezite.identity.records import ONE_OUTPUT, Durable, Wanted
 
 
 class Phase(Enum):
@@ -53,6 +53,7 @@ class Options:
     """The auth server's address (``host:port``)."""
     host: str = ""
     boot_id: str = ""
+    outputs: tuple[Wanted, ...] = ONE_OUTPUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +90,18 @@ class State:
     """Why the last attempt failed; ``None`` after one that did not."""
     refusal: Refused | None = None
     """Why the lineage is over for which a token is now redeemed."""
+
+    @property
+    def has_been_granted(self) -> bool:
+        """The same interval, TTL and outputs were good for the identity held: if they are
+        no more, a role has changed since, and may change back."""
+        held, options = self.durable.held, self.options
+        if held is None or held.asked_outputs != options.outputs:
+            return False
+        return (held.asked_ttl, held.asked_interval) == (options.ttl, options.interval)
+
+    @property
+    def has_unseen_token(self) -> bool:
+        """A token was given that this directory's identities did not come from."""
+        token = self.options.token
+        return token is not None and token.id not in self.durable.redeemed

@@ -192,7 +192,7 @@ class Rig:
     def _perform(self, action: Action) -> Iterator[Event]:
         match action:
             case MakeKeys():
-                yield KeysMade(make_keys())
+                yield KeysMade(make_keys(self.state.options.outputs))
             case Save(durable):
                 fails = self.fail_save_in == 0
                 if self.fail_save_in is not None:

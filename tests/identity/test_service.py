@@ -18,6 +18,8 @@ from mezite.identity.control import methods
 from mezite.identity.destination import Directory
 from mezite.identity.events import Finish
 from mezite.identity.logs import line
+from mezite.identity.places import Outlets
+from mezite.identity.records import Held
 from mezite.identity.service import TICK, Clocks, IdentityService
 from mezite.identity.state import StateFile
 from mezite.identity.states import Options
@@ -39,7 +41,7 @@ class Running:
             options=Options(server=remote.address, **options),
             durable=self.state_file.load(),
             state_file=self.state_file,
-            destination=Directory(path),
+            outlets=Outlets({"default": [Directory(path)]}),
             where=str(path),
             remote=remote,
             published=self._note,
@@ -47,7 +49,7 @@ class Running:
         self.finished: list[Finish] = []
         self.service.ended.addCallback(self.finished.append)
 
-    def _note(self) -> None:
+    def _note(self, held: Held) -> None:
         self.noted += 1
 
     def start(self) -> Running:

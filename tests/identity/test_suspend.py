@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 
 from mezite.identity.destination import Directory
 from mezite.identity.events import Tick
+from mezite.identity.places import Outlets
 from mezite.identity.service import TICK, Clocks, IdentityService
 from mezite.identity.state import StateFile
 from mezite.identity.states import Options, Phase
@@ -57,10 +58,10 @@ def test_the_service_wakes_by_the_wall_clock(auth: Auth, tmp_path: Path) -> None
         options=Options(server=remote.address, token=token),
         durable=state_file.load(),
         state_file=state_file,
-        destination=Directory(tmp_path),
+        outlets=Outlets({"default": [Directory(tmp_path)]}),
         where=str(tmp_path),
         remote=remote,
-        published=lambda: None,
+        published=lambda held: None,
     )
     service.startService()
     try:
