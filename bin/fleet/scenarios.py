@@ -79,6 +79,15 @@ def herd(settings: Settings) -> Result:
     )
 
 
+def back(settings: Settings) -> Result:
+    """All in step (deployed at once), away until minutes before the first certificates end: whoever
+    is not served in time expires."""
+    return _outage(
+        settings, "back", "deployed at once, 24 min away, certificates of 1 h", _spread(settings, 5),
+        0.4 * HOUR, 1.0,
+    )
+
+
 def slow(settings: Settings) -> Result:
     """All start at once before a server that is twenty times slower."""
     slower = _slower(settings, 20.0)
@@ -95,12 +104,14 @@ def slow(settings: Settings) -> Result:
         sum(count for second, count in load.items() if second <= joined) / settings.machines, 2
     )
     result.figures["answers_nobody_waited_for"] = fleet.server.wasted
+    result.figures["told_to_come_again_later"] = fleet.server.turned_away
     result.figures |= _load(load, 3 * HOUR, 4 * HOUR)
     return _ends(result, fleet)
 
 
 SCENARIOS = {
-    "steady": steady, "deploy": deploy, "half": half, "outage": outage, "herd": herd, "slow": slow,
+    "steady": steady, "deploy": deploy, "half": half, "outage": outage, "back": back, "herd": herd,
+    "slow": slow,
 }
 
 
@@ -139,6 +150,7 @@ def _outage(
         any(gap.end >= end for gap in machine.gaps) for machine in fleet.machines
     )
     result.figures["answers_nobody_waited_for"] = fleet.server.wasted
+    result.figures["told_to_come_again_later"] = fleet.server.turned_away
     result.figures["peak_per_s_2h_later"] = _peak(load, back + 2 * HOUR, end)
     return _ends(result, fleet)
 

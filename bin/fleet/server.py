@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from mezite.certs import keys
 from mezite.certs.signer import InProcessSigner
 from mezite.certs.x509 import create_server_ca
+from mezite.core.admission import Admission, Kind, Limits
 from mezite.core.generation import Advance, Presented, Reissue, Stored, judge
 from mezite.core.lifetime import IntervalTooLong, renew_after, renewal_interval
 from mezite.core.model import Bot
@@ -45,11 +48,12 @@ class Served:
 
 @dataclass
 class Server:
-    """One queue, served in order; all times are seconds since the start.
+    """One queue, served in order, with the real limits (core/admission.py); all times
+    are seconds since the start.
 
     A request costs *renewal* (or *join*) seconds of processor, also when its
-    client gave up while it was served; one whose client gave up before costs
-    *abandoned*.  This is what a single process does with a connection each.
+    client gave up while it was served.  This is what a single process does with
+    a connection each.
     """
 
     chance: random.Random
@@ -57,6 +61,9 @@ class Server:
     renewal: float
     join: float
     abandoned: float = 0.0002
+    """Seconds of processor for a request whose client gave up before it was served."""
+    turning_away: float = 0.6
+    """What it costs to turn a request away, in parts of a renewal: most of it is the connection."""
     outages: tuple[tuple[float, float], ...] = ()
     load: Counter[int] = field(default_factory=Counter)
     """Second → requests that came while the server was up."""
@@ -65,9 +72,15 @@ class Server:
     served: int = 0
     wasted: int = 0
     """Requests whose client had given up."""
+    turned_away: int = 0
+    """Requests that were told to come again later."""
     busy_until: float = 0.0
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
+        self._admission = Admission(self.limits, 0.0)
+        self._leaving: list[tuple[float, int, str, bool]] = []
+        self._order = itertools.count()
         user, host = keys.generate_ca_key(), keys.generate_ca_key()
         self._signer = InProcessSigner(user, host, self.chance.randbytes)
         uuid = "5a7f0f5e-7a4c-4f4e-9c55-0d8a3c5b1f00"
@@ -91,13 +104,26 @@ class Server:
             self.refused[int(at)] += 1
             return Served(at, _AWAY)
         self.load[int(at)] += 1
+        while self._leaving and self._leaving[0][0] <= at:
+            when, _, gone, given_up = heapq.heappop(self._leaving)
+            self._admission.leave(gone, when, proven=not given_up, given_up=given_up)
         begin = max(at, self.busy_until)
+        address = request.token_id if isinstance(request, JoinRequest) else request.instance_id
+        kind = Kind.JOIN if isinstance(request, JoinRequest) else Kind.RENEW
+        wait = self._admission.enter(kind, f"{address}.", at)
+        if wait is not None:
+            # Beside the queue: what is let in is not worked on before the others are sent away.
+            self.busy_until = begin + self.turning_away * self.renewal
+            self.turned_away += 1
+            return Served(at, Refused(Reason.UNAVAILABLE, "too much to do", retry_after_ms=int(wait * 1000)))
         if begin - at > DEADLINE:
             self.busy_until = begin + self.abandoned
             self.wasted += 1
+            self._leaves(at + DEADLINE, address, given_up=True)
             return Served(at + DEADLINE, _SILENT)
         cost = self.join if isinstance(request, JoinRequest) else self.renewal
         self.busy_until = done = begin + cost
+        self._leaves(min(done, at + DEADLINE), address, given_up=done - at > DEADLINE)
         if not self.is_up(done):
             return Served(done, _AWAY)
         self.served += 1
@@ -106,6 +132,9 @@ class Server:
             self.wasted += 1
             return Served(at + DEADLINE, _SILENT)
         return Served(done, issued)
+
+    def _leaves(self, when: float, address: str, *, given_up: bool) -> None:
+        heapq.heappush(self._leaving, (when, next(self._order), f"{address}.", given_up))
 
     def _judge(self, now: datetime, request: JoinRequest | RenewRequest) -> Issued | Refused:
         interval = renewal_interval(request.wishes.interval, self.ttl)

@@ -18,6 +18,9 @@ _LEAST_WAIT_S = 1.0
 _KEPT_ADDRESSES = 20_000
 _BURST = 20
 """Seconds of a rate that may come at once."""
+_LONGEST_QUEUE_S = 8.0
+"""Nobody waits for longer by the pace measured: clients give up after 20 seconds."""
+_LEAST_ROOM = 8
 _FIRST_PACE = 200.0
 """Answers a second, until it has been measured."""
 
@@ -36,7 +39,7 @@ class Limits:
     renewals_of_suspects: float = 20
     """Of an address that has failed too often, or of all unknown ones together in a flood."""
     waiting: int = 1000
-    """Requests that are being answered; not a rate."""
+    """Requests that are being answered, at most; fewer where they take long.  Not a rate."""
 
 
 class Kind(Enum):
@@ -116,12 +119,17 @@ class Admission:
         self._strangers = Bucket(limits.renewals_of_suspects, now), Line()
         self._proven: OrderedDict[str, None] = OrderedDict()
 
+    @property
+    def room(self) -> int:
+        """How many may wait, by the pace that is kept."""
+        return min(self._limits.waiting, max(_LEAST_ROOM, int(self._pace * _LONGEST_QUEUE_S)))
+
     def enter(self, kind: Kind, address: str, now: float) -> float | None:
         """``None``: the request is served, and :meth:`leave` follows; else in how
         many seconds its sender may come again."""
         is_join = kind is Kind.JOIN
-        room = self._limits.waiting // 2 if is_join else self._limits.waiting
-        if self.waiting >= room:
+        room = self.room
+        if self.waiting >= (room // 2 if is_join else room):
             return self._queue.wait(now, self._pace, self.waiting)
         if "." not in address:
             address = _network(address)
@@ -161,9 +169,12 @@ class Admission:
         bucket.take(now)
         return None
 
-    def leave(self, address: str, now: float, *, proven: bool, failed: bool) -> None:
-        """A request that had been let in is answered, or given up by its sender."""
-        self._measure(now)
+    def leave(
+        self, address: str, now: float, *, proven: bool = False, failed: bool = False, given_up: bool = False
+    ) -> None:
+        """A request that had been let in is answered, or *given_up* by its sender."""
+        if not given_up:
+            self._measure(now)
         self.waiting -= 1
         if "." not in address:
             address = _network(address)
@@ -178,7 +189,7 @@ class Admission:
 
     def _measure(self, now: float) -> None:
         """How many are answered a second, while enough of them wait."""
-        if self.waiting < self._limits.waiting // 4:
+        if self.waiting < self.room // 4:
             self._done, self._since = 0, now
             return
         self._done += 1

@@ -157,6 +157,7 @@ class AuthApi(IdentityServiceServicer):
             self._seconds(),
             proven=isinstance(outcome, Issued),
             failed=isinstance(outcome, Refused) and outcome.reason in _UNPROVEN,
+            given_up=outcome is None,
         )
 
     async def _renewed(self, wanted: RenewRequest, signed: Signed, peer: Peer) -> Outcome:

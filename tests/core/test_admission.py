@@ -93,11 +93,24 @@ def test_a_slow_server_sends_away_for_longer_and_never_for_more_than_five_minute
         assert admission.enter(Kind.RENEW, HOME, 0) is None
     for second in range(1, 20):
         admission.leave(HOME, second, proven=True, failed=False)
-        assert admission.enter(Kind.RENEW, HOME, second) is None
+        admission.enter(Kind.RENEW, HOME, second)
     waits = [admission.enter(Kind.RENEW, HOME, 20) for _ in range(1000)]
     assert waits[0] is not None
     assert waits[0] > 50
     assert waits[-1] == MOST_WAIT_S
+    # Nor does it keep more than it can answer before they give up.
+    assert admission.room < 20
+    assert admission.enter(Kind.JOIN, HOME, 400) is not None
+
+
+def test_those_who_give_up_do_not_make_a_server_look_fast() -> None:
+    admission = Admission(Limits(waiting=100), 0)
+    for second in range(1, 60):
+        for _ in range(100):
+            if admission.enter(Kind.RENEW, HOME, second) is None and admission.waiting > 50:
+                admission.leave(HOME, second, given_up=True)
+        admission.leave(HOME, second, proven=True)
+    assert admission.room < 20
 
 
 def test_an_ipv6_customer_is_one_address() -> None:

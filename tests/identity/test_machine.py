@@ -480,6 +480,23 @@ def test_a_slow_server_meets_no_stampede_before_the_certificate_ends(auth: Auth)
     assert timedelta(seconds=30) <= waits[-1] <= timedelta(minutes=1)
 
 
+@pytest.mark.parametrize(("asked", "least", "most"), [(25_000, 25, 28), (1, 1, 1.2), (86_400_000, 300, 330)])
+def test_a_server_with_too_much_to_do_is_asked_again_when_it_wants(
+    auth: Auth, asked: int, least: float, most: float
+) -> None:
+    """Never sooner than that, within five minutes, and however much is left of the certificate."""
+    rig = joined_rig(auth)
+    rig.advance(rig.disk.held.ttl - timedelta(minutes=1))
+    for _ in range(5):
+        rig.faults.append(Refused(Reason.UNAVAILABLE, "too much to do", retry_after_ms=asked))
+        rig.feed(RenewNow())
+    waits = [action.retry_in.total_seconds() for action in rig.actions if isinstance(action, TellTrouble)]
+    assert len(waits) == 5
+    assert all(least <= wait <= most for wait in waits)
+    rig.feed(RenewNow())
+    assert rig.generation == 2
+
+
 def test_skew_is_measured(auth: Auth) -> None:
     rig = Rig(auth, Options(token=auth.add_token(auth.add_bot())), wall_off=timedelta(minutes=-7))
     rig.feed(Start())

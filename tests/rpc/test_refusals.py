@@ -14,6 +14,15 @@ from mezite.rpc.status import REFUSAL_TRAILER, STATUS_OF, error_from_status, ref
 NOW = datetime(2026, 3, 24, 14, tzinfo=UTC)
 
 
+def test_when_to_come_again_is_carried_over() -> None:
+    refused = Refused(Reason.UNAVAILABLE, "too much to do", retry_after_ms=7250)
+    told = error_from_status(
+        grpc.StatusCode.UNAVAILABLE, "", ((REFUSAL_TRAILER, refusal_bytes(refused)),)
+    )
+    assert isinstance(told, Refused)
+    assert (told.reason, told.retry_after_ms) == (Reason.UNAVAILABLE, 7250)
+
+
 def test_strangers_leave_a_few_rows_a_minute() -> None:
     log = RefusalLog()
     rows = [log.is_worth_a_row(Reason.TOKEN_UNKNOWN, f"tok-{n}", NOW) for n in range(1000)]
