@@ -24,6 +24,9 @@ from mezite.threads import Doorway
 _log = Logger()
 T = TypeVar("T")
 
+GATHER_S = 0.02
+"""So long audit events wait for others, to be written in one transaction."""
+
 
 def _boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -46,7 +49,7 @@ class CoreServices:
         self.doorway = Doorway()
         self.database = open_database(config.database, config.data_dir, self.doorway.deliver, worker)
         self.storage = self.database.storage
-        self.close = self.database.close
+        self._events: list[AuditEvent] = []
         self.guard = ClockGuard(self.clock, _boottime)
 
     @staticmethod
@@ -119,17 +122,37 @@ class CoreServices:
         """The reactor is about to run: what the database answers comes to it from now on."""
         self.doorway.open(self._reactor, self._reactor._asyncioEventloop)
 
+    def close(self) -> None:
+        """Writes what waits, and closes the database."""
+        if self._events:
+            self.storage.write(self._take_events())
+        self.database.close()
+
     def record(self, event: AuditEvent) -> None:
         """Fire and forget: what it tells of has happened, whatever becomes of the row."""
+        self._events.append(event)
+        if len(self._events) == 1:
+            self._reactor.callLater(GATHER_S, self._write_events)
+
+    def _take_events(self) -> Callable[[Transaction], None]:
+        events, self._events = self._events, []
+
         def write(tx: Transaction) -> None:
-            tx.add_event(event)
+            for event in events:
+                tx.add_event(event)
 
-        written = self.doorway.deferred(self.storage.write(write, concurrent=True))
-        written.addErrback(self._not_recorded, event)
+        return write
 
-    def _not_recorded(self, failure: Any, event: AuditEvent) -> None:
-        _log.error("audit event {event} could not be written: {why}",
-                   event=event.type.event_name, why=failure.getErrorMessage())
+    def _write_events(self) -> None:
+        events = self._events
+        if events:
+            written = self.doorway.deferred(self.storage.write(self._take_events(), concurrent=True))
+            written.addErrback(self._not_recorded, events)
+
+    def _not_recorded(self, failure: Any, events: list[AuditEvent]) -> None:
+        for event in events:
+            _log.error("audit event {event} could not be written: {why}",
+                       event=event.type.event_name, why=failure.getErrorMessage())
 
     async def run(self, use_case: Callable[[Transaction], T], *, write: bool) -> T:
         """For operators' requests."""

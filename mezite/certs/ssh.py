@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from mezite.certs import keys, wire
 from mezite.certs.wire import Reader
@@ -17,6 +18,8 @@ from mezite.errors import CertificateRejected, InvalidInput
 SUFFIX = b"-cert-v01@openssh.com"
 CERTIFICATE_TYPES = {kind + SUFFIX: kind for kind in keys.KEY_TYPES}
 MAX_BLOB = 128 * 1024
+MAX_REMEMBERED = 4096
+"""Of longer certificates nothing is remembered, so that nobody fills the memory with them."""
 MAX_OPTIONS = 1024
 """Of each of the two lists: critical options and extensions.  OpenSSH has no limit."""
 NONCE_LENGTH = 32
@@ -108,6 +111,10 @@ def parse_certificate(blob: bytes) -> Certificate:
     """
     if len(blob) > MAX_BLOB:
         raise CertificateRejected("malformed", f"malformed certificate: {len(blob)} bytes long")
+    return _parse(blob) if len(blob) > MAX_REMEMBERED else _parse_again(bytes(blob))
+
+
+def _parse(blob: bytes) -> Certificate:
     reader = Reader(blob)
     type_name = reader.string(64)
     kind = CERTIFICATE_TYPES.get(type_name)
@@ -152,6 +159,10 @@ def parse_certificate(blob: bytes) -> Certificate:
         signature=signature,
         signed_part=signed_part,
     )
+
+
+_parse_again = lru_cache(maxsize=256)(_parse)
+"""A login shows its certificate twice, and a machine the same one often."""
 
 
 def _principals(data: bytes) -> tuple[bytes, ...]:

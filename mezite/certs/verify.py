@@ -17,7 +17,7 @@ from functools import lru_cache
 
 from mezite.certs import keys
 from mezite.certs.krl import Revocations
-from mezite.certs.ssh import Certificate, Options
+from mezite.certs.ssh import MAX_REMEMBERED, Certificate, Options
 from mezite.certs.wire import Reader
 from mezite.core import template
 from mezite.core.model import Identity
@@ -76,13 +76,17 @@ def check_user_certificate(
     ):
         # No account has an empty name, whatever a certificate says.
         raise CertificateRejected("wrong_principal", f"the certificate is not good for the login {login!r}")
-    options = _read_options(cert)
+    options, identity = _meaning(cert)
     if options.source_address is not None:
         _check_address(options.source_address, address)
-    identity = _identity(cert, options)
-    keys.load_public(cert.subject_blob)
+    subject_key(cert)
     _check_signature(cert)
     return identity
+
+
+def subject_key(cert: Certificate) -> keys.PublicKey:
+    """The certified key, ready to verify with.  Raises as :func:`keys.load_public` does."""
+    return _load_again(cert.subject_blob)
 
 
 def check_issued(cert: Certificate, *, trusted: Collection[bytes]) -> Identity:
@@ -94,7 +98,7 @@ def check_issued(cert: Certificate, *, trusted: Collection[bytes]) -> Identity:
     """
     _check_trust(cert, trusted)
     _check_type(cert, template.USER)
-    identity = _identity(cert, _read_options(cert))
+    _, identity = _meaning(cert)
     if not (identity.bot and identity.instance and identity.generation and identity.lineage_key):
         raise CertificateRejected("not_ours", "the certificate names no bot instance of this cluster")
     _check_signature(cert)
@@ -176,14 +180,14 @@ def _verify(ca_blob: bytes, signature: bytes, signed_part: bytes) -> None:
     keys.verify_with(_ca_key(ca_blob), signature, signed_part)
 
 
+_load_again = lru_cache(maxsize=512)(keys.load_public)
 _verify_again = lru_cache(maxsize=512)(_verify)
 """Remembers signatures that held, which stays true; faults raise and are not
 remembered.  A login asks twice, and a machine logs in often with one certificate."""
-_MAX_REMEMBERED = 4096
 
 
 def _check_signature(cert: Certificate) -> None:
-    verify = _verify_again if len(cert.signed_part) <= _MAX_REMEMBERED else _verify
+    verify = _verify_again if len(cert.blob) <= MAX_REMEMBERED else _verify
     try:
         verify(cert.ca_blob, cert.signature, cert.signed_part)
     except CertificateRejected as error:
@@ -323,6 +327,20 @@ def _identity(cert: Certificate, options: _Options) -> Identity:
         force_command=options.force_command,
         source_address=options.source_address or (),
     )
+
+
+def _meaning(cert: Certificate) -> tuple[_Options, Identity]:
+    if len(cert.blob) > MAX_REMEMBERED:
+        return _read_meaning(cert)
+    return _read_meaning_again(cert)
+
+
+def _read_meaning(cert: Certificate) -> tuple[_Options, Identity]:
+    options = _read_options(cert)
+    return options, _identity(cert, options)
+
+
+_read_meaning_again = lru_cache(maxsize=256)(_read_meaning)
 
 
 def _shown(raw: bytes) -> str:

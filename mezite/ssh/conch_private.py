@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 
 from mezite.certs.wire import Reader
 from mezite.core.audit import plain
-from mezite.ssh.framing import CTR, GCM, MACS, SEQUENCE, PacketFraming
+from mezite.ssh.framing import CTR, GCM, MACS, SEQUENCE, ConchLog, PacketFraming
 from mezite.ssh.hostkeys import HostKey
 
 PRIVATE_NAMES: dict[Any, tuple[str, ...]] = {
@@ -96,7 +96,8 @@ class NodeTransport(PacketFraming, SSHServerTransport):
     rekey_bytes = REKEY_BYTES
     rekey_packets = REKEY_PACKETS
     rekey_seconds = REKEY_SECONDS
-    _log = Logger()
+    _log = ConchLog()
+    _told = Logger()
 
     def __init__(self) -> None:
         self._strict = False
@@ -236,7 +237,7 @@ class NodeTransport(PacketFraming, SSHServerTransport):
 
     def _exchange_timed_out(self) -> None:
         # Our last words would wait for the end of the exchange, too.
-        self._log.info("{peer}: ended, the keys were not changed in time", peer=self.address)
+        self._told.info("{peer}: ended, the keys were not changed in time", peer=self.address)
         self.sendDisconnect(transport.DISCONNECT_KEY_EXCHANGE_FAILED, b"key exchange took too long")
 
     def _rekey_if_due(self) -> None:
@@ -312,7 +313,7 @@ class NodeTransport(PacketFraming, SSHServerTransport):
         try:
             super().dispatchMessage(messageNum, payload)
         except Exception as error:
-            self._log.debug("message {number} failed", number=messageNum, log_failure=Failure())
+            self._told.debug("message {number} failed", number=messageNum, log_failure=Failure())
             self._break(f"malformed message {messageNum} ({type(error).__name__})")
         if messageNum >= _FIRST_OF_SERVICES:
             self._rekey_if_due()
@@ -332,7 +333,7 @@ class NodeTransport(PacketFraming, SSHServerTransport):
         return None if allowed else f"message {number} out of order"
 
     def _break(self, why: str) -> None:
-        self._log.info("{peer}: connection ended: {why}", peer=self.address, why=plain(why, 200))
+        self._told.info("{peer}: connection ended: {why}", peer=self.address, why=plain(why, 200))
         self.sendDisconnect(transport.DISCONNECT_PROTOCOL_ERROR, b"protocol error")
 
     def ssh_SERVICE_REQUEST(self, packet: bytes) -> None:
@@ -355,7 +356,7 @@ class NodeTransport(PacketFraming, SSHServerTransport):
         self.sendPacket(transport.MSG_UNIMPLEMENTED, number.to_bytes(4, "big"))
 
     def receiveError(self, reasonCode: int, description: bytes) -> None:
-        self._log.debug(
+        self._told.debug(
             "{peer} disconnected: {code} {text}",
             peer=self.address, code=reasonCode, text=plain(description, 200),
         )

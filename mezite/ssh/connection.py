@@ -18,6 +18,7 @@ from mezite.certs.wire import Reader
 from mezite.core.audit import plain
 from mezite.ssh.channel import FlowChannel
 from mezite.ssh.forwarding import ForwardChannel
+from mezite.ssh.framing import ConchLog
 from mezite.ssh.session import NodeSession
 
 _REMOTE_FORWARDING = frozenset({b"tcpip-forward", b"streamlocal-forward@openssh.com"})
@@ -27,7 +28,8 @@ class NodeConnection(SSHConnection):
     """The channels of one logged-in user, who is ``transport.avatar``."""
 
     transport: Any
-    _log = Logger()
+    _log = ConchLog()
+    _told = Logger()
 
     def __init__(self, max_sessions: int, max_forwards: int) -> None:
         """How many channels may live at a time, of either kind."""
@@ -67,7 +69,7 @@ class NodeConnection(SSHConnection):
             channel = self.transport.avatar.lookupChannel(kind, window, max_packet, reader.rest())
             self._check_limit(channel)
         except ConchError as error:
-            self._log.info(
+            self._told.info(
                 "{user}: channel {kind} refused: {why}",
                 user=plain(self.transport.avatar.login), kind=plain(kind, 64), why=error.value,
             )
@@ -131,7 +133,7 @@ class NodeConnection(SSHConnection):
 
     def _spend(self, channel: Any, data: bytes) -> bool:
         if len(data) > channel.localWindowLeft or len(data) > channel.localMaxPacket:
-            self._log.info("{user}: more data than the window", user=plain(self.transport.avatar.login))
+            self._told.info("{user}: more data than the window", user=plain(self.transport.avatar.login))
             channel.loseConnection()
             return False
         channel.localWindowLeft -= len(data)

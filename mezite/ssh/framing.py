@@ -16,9 +16,13 @@ from typing import Any, Protocol
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256, SHA512, HashAlgorithm
+from cryptography.hazmat.primitives.hmac import HMAC
 from twisted.conch.ssh import transport
 from twisted.conch.ssh.common import ffs
 from twisted.conch.ssh.transport import SSHCiphers, SSHTransportBase
+from twisted.internet.tcp import Connection
+from twisted.logger import Logger
 
 from mezite.certs import wire
 from mezite.certs.wire import Reader
@@ -26,11 +30,11 @@ from mezite.certs.wire import Reader
 CTR = {b"aes256-ctr": 32, b"aes192-ctr": 24, b"aes128-ctr": 16}
 GCM = {b"aes256-gcm@openssh.com": 32, b"aes128-gcm@openssh.com": 16}
 """Cipher → length of its key."""
-MACS = {
-    b"hmac-sha2-256-etm@openssh.com": ("sha256", 32, True),
-    b"hmac-sha2-512-etm@openssh.com": ("sha512", 64, True),
-    b"hmac-sha2-256": ("sha256", 32, False),
-    b"hmac-sha2-512": ("sha512", 64, False),
+MACS: dict[bytes, tuple[HashAlgorithm, int, bool]] = {
+    b"hmac-sha2-256-etm@openssh.com": (SHA256(), 32, True),
+    b"hmac-sha2-512-etm@openssh.com": (SHA512(), 64, True),
+    b"hmac-sha2-256": (SHA256(), 32, False),
+    b"hmac-sha2-512": (SHA512(), 64, False),
 }
 """MAC → hash, its length, whether it covers the ciphertext."""
 
@@ -41,6 +45,8 @@ MAX_IDENTIFICATION = 255
 SEQUENCE = 2**32
 """Packet numbers wrap here (RFC 4253 §6.4)."""
 _BLOCK = 16
+MAX_HELD = 32 * 1024
+"""Bytes of output that wait for the end of the input at hand."""
 _TAG = 16
 
 PRIVATE_NAMES: dict[Any, tuple[str, ...]] = {
@@ -48,6 +54,7 @@ PRIVATE_NAMES: dict[Any, tuple[str, ...]] = {
         "_keyExchangeState", "_KEY_EXCHANGE_NONE", "_allowedKeyExchangeMessageType",
         "_blockedByKeyExchange", "_newKeys",
     ),
+    Connection: ("dataBuffer", "writeSomeData"),  # and its instances' _tempDataLen
 }
 
 
@@ -66,6 +73,24 @@ def _bad_length() -> BadPacket:
 
 def _bad_mac() -> BadPacket:
     return BadPacket(transport.DISCONNECT_MAC_ERROR, b"bad MAC")
+
+
+class _Padding:
+    """Random bytes, taken from the system in pieces that are worth the call."""
+
+    _PIECE = 4096
+
+    def __init__(self) -> None:
+        self._bytes, self._at = b"", 0
+
+    def take(self, count: int) -> bytes:
+        if self._at + count > len(self._bytes):
+            self._bytes, self._at = os.urandom(self._PIECE), 0
+        self._at += count
+        return self._bytes[self._at - count : self._at]
+
+
+_padding = _Padding()
 
 
 def _number(sequence: int) -> bytes:
@@ -148,11 +173,14 @@ class _Ctr:
     def __init__(self, key: bytes, iv: bytes, mac: bytes, mac_key: bytes) -> None:
         # CTR is the same function both ways.
         self._crypt = Cipher(algorithms.AES(key), modes.CTR(iv[:_BLOCK])).encryptor().update
-        self._hash, self._mac_size, _ = MACS[mac]
-        self._mac_key = mac_key[: self._mac_size]
+        algorithm, self._mac_size, _ = MACS[mac]
+        self._keyed = HMAC(mac_key[: self._mac_size], algorithm)
 
     def _mac(self, sequence: int, data: bytes) -> bytes:
-        return hmac.digest(self._mac_key, _number(sequence) + data, self._hash)
+        # A copy of a keyed one costs half of a new one.
+        made = self._keyed.copy()
+        made.update(_number(sequence) + data)
+        return made.finalize()
 
     def _check(self, sequence: int, data: bytes, mac: bytes) -> None:
         if not hmac.compare_digest(self._mac(sequence, data), mac):
@@ -220,6 +248,17 @@ class Ciphers(SSHCiphers):
         self.encBlockSize, self.decBlockSize = self.sealing.block, self.opening.block
 
 
+class ConchLog(Logger):
+    """For Conch's own lines: each step of each connection, which nobody asked for
+    and which cost more than the step.  Warnings and errors pass."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Logger:
+        return self
+
+    def debug(self, format: str | None = None, **fields: object) -> None: ...
+    def info(self, format: str | None = None, **fields: object) -> None: ...
+
+
 class PacketFraming(SSHTransportBase):
     """Frames packets by what was negotiated, and counts them."""
 
@@ -228,6 +267,9 @@ class PacketFraming(SSHTransportBase):
 
     def connectionMade(self) -> None:
         self._arrived = bytearray()
+        self._is_reading = False
+        self._held: list[bytes] = []
+        self._held_size = 0
         self._sealing: Sealing = Clear()
         self._opening: Sealing = Clear()
         self.bytes_under_keys = 0
@@ -270,9 +312,15 @@ class PacketFraming(SSHTransportBase):
         padding = block - (self._sealing.counted + 2 + len(payload)) % block
         if padding < 4:
             padding += block
-        body = bytes((padding, messageType)) + payload + os.urandom(padding)
+        body = bytes((padding, messageType)) + payload + _padding.take(padding)
         sealed = self._sealing.seal(self.outgoingPacketSequence, _number(len(body)) + body)
-        self.transport.write(sealed)
+        if self._is_reading:
+            self._held.append(sealed)
+            self._held_size += len(sealed)
+            if self._held_size > MAX_HELD or messageType == transport.MSG_DISCONNECT:
+                self._send_held()
+        else:
+            self.transport.write(sealed)
         self.outgoingPacketSequence = (self.outgoingPacketSequence + 1) % SEQUENCE
         self._count(len(sealed))
 
@@ -280,15 +328,31 @@ class PacketFraming(SSHTransportBase):
         self.bytes_under_keys += size
         self.packets_under_keys += 1
 
+    def _send_held(self) -> None:
+        """All answers to the input at hand in one call of the system, and at once where
+        the socket takes them: Twisted would wait for the reactor's next round."""
+        data, self._held, self._held_size = b"".join(self._held), [], 0
+        io = self.transport
+        if isinstance(io, Connection) and io.connected and not io.dataBuffer and not io._tempDataLen:
+            sent = io.writeSomeData(data)
+            if isinstance(sent, int):
+                data = data[sent:]
+        if data:
+            io.write(data)
+
     def dataReceived(self, data: bytes) -> None:
         self._arrived += data
+        self._is_reading = True
         try:
-            if not self.gotVersion and not self._read_identification():
-                return
-            self._read_packets()
+            if self.gotVersion or self._read_identification():
+                self._read_packets()
         except BadPacket as error:
             self._arrived.clear()
             self.sendDisconnect(error.reason, error.text)
+        finally:
+            self._is_reading = False
+            if self._held:
+                self._send_held()
 
     def _read_identification(self) -> bool:
         """Whether the peer's first line is there; it must say who it is at once."""

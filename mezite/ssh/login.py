@@ -16,7 +16,7 @@ from zope.interface import implementer
 from mezite.certs import keys
 from mezite.certs.krl import Revocations
 from mezite.certs.ssh import Certificate, parse_certificate
-from mezite.certs.verify import check_user_certificate
+from mezite.certs.verify import check_user_certificate, subject_key
 from mezite.core.audit import plain
 from mezite.core.model import Identity
 from mezite.errors import CertificateRejected
@@ -46,7 +46,7 @@ class CertificateLogin:
         Raises :class:`CertificateRejected`.
         """
         if self.signature is not None:
-            keys.verify(cert.subject_blob, self.signature, self.signed, algorithm=self.signature_type)
+            keys.verify_with(subject_key(cert), self.signature, self.signed, algorithm=self.signature_type)
 
 
 @dataclass(frozen=True, slots=True)

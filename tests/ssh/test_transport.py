@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from twisted.conch.ssh.transport import MSG_KEXINIT
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.task import Clock
 
 from mezite.certs import keys, wire
 from mezite.certs.ssh import SUFFIX, parse_certificate
@@ -34,6 +36,7 @@ def test_private_names_are_still_there(names: dict[Any, tuple[str, ...]]) -> Non
     for owner, wanted in names.items():
         for name in wanted:
             assert hasattr(owner, name), f"{owner.__name__}.{name} is gone"
+    assert FileDescriptor(Clock())._tempDataLen == 0
 
 
 def test_nothing_weak_is_offered() -> None:
