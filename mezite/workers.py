@@ -207,7 +207,9 @@ class WorkerSupervisor(Service):
         self._reactor = reactor
         self._configuration = pickle.dumps(configuration)
         self._lock = lock
-        self._environ = dict(environ)
+        # What the service manager hears, it hears from the head.
+        self._environ = {name: value for name, value in environ.items()
+                         if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")}
         self._grace = grace
         self._serving = serving
         self._changed = changed
