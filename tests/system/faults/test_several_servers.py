@@ -1,0 +1,32 @@
+"""The soak of `bin/soak --postgres`, short: several servers and their database killed at random."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fleet.several import Settings, is_good, soak
+
+from tests.postgres import MISSING, Postgres, binaries
+from tests.system.faults.rig import Launchers
+
+SHORT = Settings(
+    servers=3, daemons=6, seconds=25, server_fault_every=6, database_fault_every=8, daemon_fault_every=8,
+    theft_every=8,
+)
+
+
+@pytest.mark.postgres
+def test_a_short_soak_of_three_servers_keeps_every_promise(tmp_path: Path) -> None:
+    """By the audit log: nobody locked for nothing, no theft missed, no generation given out twice."""
+    if binaries() is None:
+        pytest.skip(MISSING)
+    launchers, database = Launchers(None), Postgres()
+    try:
+        figures = soak(SHORT, tmp_path, launchers, database)
+    finally:
+        launchers.close()
+        database.close()
+    assert is_good(figures), figures
+    assert figures["generations given out"] > 20
+    assert sum(figures["faults"].values()) > 4
