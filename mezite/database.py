@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from mezite.config.database import POSTGRES, DatabaseConfig
 from mezite.core.highwater import HighWater
-from mezite.errors import UsageError
-from mezite.storage.interface import Deliver, Storage
+from mezite.errors import Conflict, UsageError
+from mezite.storage.backup import back_up
+from mezite.storage.interface import Deliver, Storage, Transaction
 from mezite.storage.mark import MarkFile
 from mezite.storage.sqlite import SqliteStorage
 
+T = TypeVar("T")
 FILE = "mezite.db"
 
 
@@ -22,6 +26,13 @@ class Database:
     """For a person."""
     mark: MarkFile | None
     """How far a database in a file has come; several servers have no such common place."""
+    file: Path | None = None
+
+    def back_up(self, target: Path, look: Callable[[Transaction], T]) -> T:
+        """A copy of the file, and what *look* finds in it; see :func:`mezite.storage.backup.back_up`."""
+        if self.file is None:
+            raise Conflict("only a database in a file is backed up by mezctl; this one with pg_dump")
+        return back_up(self.file, target, look)
 
     def height(self, cluster_uuid: str) -> HighWater | None:
         return None if self.mark is None else self.mark.read(cluster_uuid)
@@ -58,4 +69,4 @@ def open_database(
     except BaseException:
         mark.close()
         raise
-    return Database(opened, str(data_dir), mark)
+    return Database(opened, str(data_dir), mark, data_dir / FILE)

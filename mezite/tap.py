@@ -227,6 +227,7 @@ class AuthServer(MultiService):
     def _compose_head(self, core: CoreServices) -> None:
         """What there is once, however many processes serve machines."""
         from mezite.admin.auth_methods import auth_methods
+        from mezite.admin.backup_methods import backup_methods
         from mezite.admin.protocol import SocketService
         from mezite.auth.timekeeping import HEARTBEAT
         from mezite.upkeep import Upkeep
@@ -236,6 +237,7 @@ class AuthServer(MultiService):
             core.context, core.run, guard=core.guard, refusals=lambda: machines.refusals,
             encrypted=core.loaded.encrypted,
         )
+        methods |= backup_methods(core.context, core.run, core.database.back_up, config.data_dir)
         SocketService(
             self._reactor, config.admin_socket, methods, group=config.admin_group
         ).setServiceParent(self)

@@ -20,6 +20,7 @@ class EventType(Enum):
     SERVER_STARTED = "server.started", "M1004"
     DATABASE_RESTORED = "database.restored", "M1005"
     DATABASE_OLDER = "database.older", "M1006"
+    DATABASE_BACKED_UP = "database.backed_up", "M1007"
     ROLE_CREATED = "role.created", "M1100"
     ROLE_UPDATED = "role.updated", "M1101"
     ROLE_DELETED = "role.deleted", "M1102"

@@ -140,18 +140,7 @@ def _back_up(path: Path, schema_version: int) -> None:
     final = backup_path(path, schema_version)
     partial = final.with_name(final.name + ".part")
     try:
-        partial.unlink(missing_ok=True)
-        os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        source = sqlite3.connect(path)
-        target = sqlite3.connect(partial, isolation_level=None)
-        try:
-            source.backup(target)
-            # One file alone, with no log beside it.
-            target.execute("pragma journal_mode = delete")
-        finally:
-            target.close()
-            source.close()
-        _sync(partial)
+        copy_whole(path, partial)
         partial.rename(final)
         _sync(final.parent)
     except (OSError, sqlite3.Error) as error:
@@ -160,6 +149,24 @@ def _back_up(path: Path, schema_version: int) -> None:
             f"must be upgraded, and the backup {final} that comes first fails: {error}; nothing was "
             "changed; make room or give write access there"
         ) from error
+
+
+def copy_whole(path: Path, copy: Path) -> None:
+    """*copy*, made anew and 0600, holds what is committed in the database *path* now, and is
+    on the disk.  Raises ``OSError`` and ``sqlite3.Error``."""
+    copy.unlink(missing_ok=True)
+    os.close(os.open(copy, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    source = sqlite3.connect(path)
+    target = sqlite3.connect(copy, isolation_level=None)
+    try:
+        # In one step, on one snapshot: in several, each commit meanwhile would begin it anew.
+        source.backup(target)
+        # One file alone, with no log beside it.
+        target.execute("pragma journal_mode = delete")
+    finally:
+        target.close()
+        source.close()
+    _sync(copy)
 
 
 def _sync(path: Path) -> None:
