@@ -138,10 +138,16 @@ Work = Callable[[Caller], Awaitable[Any]]
 
 
 async def load(
-    target: Target, pid: int, works: Sequence[Work], *, fresh: bool, seconds: float, most: int = 10**9
+    target: Target, pid: int | Sequence[int], works: Sequence[Work], *, fresh: bool, seconds: float,
+    most: int = 10**9,
 ) -> Load:
     """Each of *works* repeated, all at once, each over connections of its own, for *seconds* or
-    until there were *most*; *pid* is the server's."""
+    until there were *most*; *pid* is the server's, or those of its processes."""
+    pids = [pid] if isinstance(pid, int) else pid
+
+    def used() -> float:
+        return sum(map(cpu_seconds, pids))
+
     callers = [Caller(target, fresh=fresh) for _ in works]
     try:
         # Connections that are kept are made, and everything is warm, before it counts.
@@ -149,14 +155,14 @@ async def load(
         for caller in callers:
             caller.seconds.clear()
         count = itertools.count()
-        cpu, started = cpu_seconds(pid), time.perf_counter()
+        cpu, started = used(), time.perf_counter()
 
         async def repeat(work: Work, caller: Caller) -> None:
             while time.perf_counter() - started < seconds and next(count) < most:
                 await work(caller)
 
         await asyncio.gather(*(repeat(work, caller) for work, caller in zip(works, callers, strict=True)))
-        wall, cpu = time.perf_counter() - started, cpu_seconds(pid) - cpu
+        wall, cpu = time.perf_counter() - started, used() - cpu
     finally:
         await asyncio.gather(*(caller.close() for caller in callers))
     times = [second for caller in callers for second in caller.seconds]

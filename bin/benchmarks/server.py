@@ -31,6 +31,11 @@ class AuthServer(Cluster):
         assert self.server is not None
         return self.server.pid
 
+    @property
+    def pids(self) -> list[int]:
+        """The processes that serve machines."""
+        return children(self.pid) or [self.pid]
+
     def admin(self) -> Client:
         return connect([self.data / "admin.sock"], remedy="")
 
@@ -46,11 +51,18 @@ class AuthServer(Cluster):
         return str(self.admin().call("bots.add", given)["join_token"])
 
 
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(word) for task in tasks for word in (task / "children").read_text().split()]
+
+
 @contextmanager
-def auth_server(*, node: bool = False) -> Iterator[AuthServer]:
+def auth_server(*, node: bool = False, workers: int = 1) -> Iterator[AuthServer]:
     """One that is serving, in a directory of its own; everything ends with the block."""
     with tempfile.TemporaryDirectory(prefix="mezite-bench.") as directory:
-        overrides = {} if node else {"ssh": {"enabled": False}}
+        overrides: dict[str, Any] = {} if node else {"ssh": {"enabled": False}}
+        if workers > 1:
+            overrides["auth"] = {"workers": workers}
         server = AuthServer(Path(directory), overrides)
         try:
             server.start()
