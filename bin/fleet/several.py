@@ -1,4 +1,4 @@
-"""`bin/soak --postgres`: several servers on one PostgreSQL, killed at random; the audit log tells if it held."""
+"""`bin/soak --postgres`: servers on one PostgreSQL, killed at random; its audit log tells what held."""
 
 from __future__ import annotations
 
