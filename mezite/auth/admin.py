@@ -18,7 +18,7 @@ from cryptography import x509
 
 from mezite import __version__
 from mezite.auth.adoption import Suspicion, suspicion
-from mezite.auth.context import Context, Operator
+from mezite.auth.context import Actor, Context, Operator
 from mezite.auth.forks import unanswered
 from mezite.auth.older import OlderCopy, older_copy
 from mezite.auth.timekeeping import ClockGuard
@@ -38,7 +38,7 @@ from mezite.storage.interface import StoredEvent as StoredEvent
 def note(
     context: Context,
     tx: Transaction,
-    operator: Operator,
+    operator: Actor,
     event: EventType,
     resource_type: str,
     resource_name: str,

@@ -23,7 +23,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from mezite.auth.admin import get_role, note
-from mezite.auth.context import Context, Operator
+from mezite.auth.context import Actor, Context, Operator
 from mezite.core import locks
 from mezite.core.audit import EventType, plain
 from mezite.core.model import (
@@ -122,14 +122,14 @@ def unlock(context: Context, tx: Transaction, operator: Operator, target: LockTa
     return held
 
 
-def drop(context: Context, tx: Transaction, operator: Operator, lock: Lock, why: str = "") -> None:
+def drop(context: Context, tx: Transaction, operator: Actor, lock: Lock, why: str = "") -> None:
     """*lock* is gone, whatever its reason; the audit log keeps it."""
     tx.delete_lock(lock.id)
     _note(context, tx, operator, EventType.LOCK_DELETED, lock, why)
 
 
 def end_with_certificates(
-    context: Context, tx: Transaction, operator: Operator, instances: Sequence[Instance]
+    context: Context, tx: Transaction, operator: Actor, instances: Sequence[Instance]
 ) -> tuple[Lock, ...]:
     """Removed *instances* are locked until no certificate of theirs is good any
     more, so that our nodes refuse them; those locks."""
@@ -208,7 +208,7 @@ def _final(lock: Lock) -> str:
 
 
 def _note(
-    context: Context, tx: Transaction, operator: Operator, event: EventType, lock: Lock, why: str = ""
+    context: Context, tx: Transaction, operator: Actor, event: EventType, lock: Lock, why: str = ""
 ) -> None:
     fields: dict[str, str | int] = {"target": str(lock.target), "lock_reason": lock.reason}
     if lock.expires_at is not None:

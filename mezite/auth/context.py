@@ -91,3 +91,7 @@ class Operator:
 
     def __str__(self) -> str:
         return f"uid:{self.uid}({self.name})"
+
+
+Actor = Operator | str
+"""Whose doing something is, for the audit log: an operator's, or that of a bot (``bot/NAME``)."""

@@ -13,8 +13,10 @@ from mezite.certs.ssh import parse_certificate
 from mezite.certs.verify import check_issued
 from mezite.core.request import (
     JOIN,
+    LEAVE,
     RENEW,
     JoinRequest,
+    LeaveRequest,
     RenewRequest,
     Signed,
     SshKey,
@@ -46,6 +48,14 @@ class RenewProof:
     """Fingerprint, as the next one."""
     new_key: str
     request_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveProof:
+    """As a renewal's, from a machine that asks for nothing more."""
+
+    lineage_key: str
+    """Fingerprint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +93,19 @@ def prove_renew(context: Context, request: RenewRequest, signed: Signed) -> Rene
     return RenewProof(lineage_key, new_key, request_hash(request.new_lineage_key, request.ssh_keys))
 
 
-def prove_certificate(context: Context, request: RenewRequest, proof: RenewProof) -> Provenance:
+def prove_leave(context: Context, request: LeaveRequest, signed: Signed) -> LeaveProof:
+    """Raises :class:`Refused` (``bad_proof``, ``invalid_request``).
+
+    Not checked: the certificate (:func:`prove_certificate`).
+    """
+    _check_lineage_key(request.lineage_key)
+    _check_signature(context, LEAVE, request.lineage_key, signed)
+    return LeaveProof(keys.fingerprint(request.lineage_key))
+
+
+def prove_certificate(
+    context: Context, request: RenewRequest | LeaveRequest, proof: RenewProof | LeaveProof
+) -> Provenance:
     """Raises :class:`Refused` (``bad_proof``).
 
     The certificate may be expired, and its CA retired: it only has to be ours.

@@ -96,6 +96,50 @@ def status(destination: str | None, control_socket: str | None, format_: str) ->
     sys.exit(failures.DONE if answer["ready"] else failures.FAILED)
 
 
+@identity.command()
+@click.option("--config", metavar="FILE", help="As with start.")
+@click.option("--destination", metavar="DIR", help="As with start.")
+@click.option("--auth-server", metavar="HOST[:PORT]", help="Default: those that the identity came from.")
+@click.option("--ca-file", metavar="FILE", help="As with start.")
+def leave(**flags: Any) -> None:
+    """End this identity: the server removes its instance, and its files are removed here.
+
+    The last step of a job that has joined for itself.  The daemon must have been stopped.
+    Certificates that are out are refused by Mezite's own nodes at once, by a plain sshd when they end.
+
+    Exit codes: 0 it is over, 1 failed and worth another try, 2 there is none, 3 refused by the server.
+    """
+    config = daemon.load(flags, os.environ, os.geteuid())
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    import asyncio
+
+    from mezite.cli.mezd_outputs import OutputParts
+    from mezite.identity.leaving import leave as end
+    from mezite.identity.state import DIRECTORY, StateFile
+    from mezite.rpc.client import ServerTrust
+
+    if not (config.destination / DIRECTORY).is_dir():
+        raise UsageError(f"there is no identity in {config.destination}; name its directory by --destination")
+    parts, state_file = OutputParts(config), StateFile(config.destination)
+    try:
+        durable = state_file.load()
+        if durable.held is None:
+            raise UsageError(f"there is no identity in {config.destination}")
+        given, known = _trust(config), ServerTrust.from_der(durable.held.trust.server_cas)
+        servers = [
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            for host, port in config.auth_servers or _remembered(durable)
+        ]
+        held = asyncio.run(end(durable, state_file, servers, [one for one in (given, known) if one]))
+        for directory in parts.directories.values():
+            directory.erase()
+        state_file.erase()
+        click.echo(f"left: bot {held.bot}, instance {held.instance_id}, generation {held.generation}")
+    finally:
+        parts.release()
+        state_file.release()
+
+
 def _run(config: daemon.DaemonConfig) -> int:
     """The composition root: the exit code, when it has ended."""
     if config.one_shot:

@@ -14,6 +14,7 @@ from mezite.errors import InvalidInput
 
 JOIN = "Join"
 RENEW = "Renew"
+LEAVE = "Leave"
 
 MAX_SSH_KEYS = 16
 MAX_KEY_ROLES = 64
@@ -110,6 +111,17 @@ class RenewRequest:
     new_lineage_key: bytes
     ssh_keys: tuple[SshKey, ...]
     wishes: Wishes
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveRequest:
+    """A machine wants its instance to be over."""
+
+    instance_id: str
+    generation: int
+    lineage_key: bytes
+    """Public key of ``generation``; it signs the request."""
+    certificate: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -250,6 +250,16 @@ class Directory:
             (self.path / _PROBE).unlink(missing_ok=True)
         self.tidy(now)
 
+    def erase(self) -> None:
+        """Nothing that was published here is left; the directory itself stays."""
+        try:
+            for name in (*NAMES, CURRENT):
+                (self.path / name).unlink(missing_ok=True)
+            if self._sets.exists():
+                shutil.rmtree(self._sets)
+        except OSError as error:
+            raise self._failure("cannot remove files from", error) from None
+
     def note_switched_before(self, ago: timedelta, now: timedelta) -> None:
         """The published set has been current since *ago* before *now*, and the others replaced."""
         current = self.current_set()

@@ -173,6 +173,15 @@ class StateFile:
             raise self._failure("cannot write", error) from None
         self._sequence, self._older = sequence, 1 - self._older
 
+    def erase(self) -> None:
+        """No key of this identity is left; the lock's file stays, as it must."""
+        try:
+            for path in (*self._paths, *self.directory.glob("on-renew.*")):
+                path.unlink(missing_ok=True)
+            sync_directory(self.directory)
+        except OSError as error:
+            raise self._failure("cannot remove", error) from None
+
     def release(self) -> None:
         """Another process may have it."""
         self._lock.release()

@@ -15,7 +15,8 @@ from twisted.logger import Logger
 
 from mezite.auth.context import Context, Peer, Transaction
 from mezite.auth.join import join
-from mezite.auth.proof import Provenance, prove_certificate, prove_join, prove_renew
+from mezite.auth.leave import leave
+from mezite.auth.proof import Provenance, prove_certificate, prove_join, prove_leave, prove_renew
 from mezite.auth.renew import Unverified, renew
 from mezite.core.admission import Admission, Kind, Limits
 from mezite.core.audit import AuditEvent, EventType, plain
@@ -124,6 +125,31 @@ class AuthApi(IdentityServiceServicer):
             return messages.issued_message(outcome)
         return await self._refuse(context, outcome, EventType.RENEW_REFUSED, "instance", subject, peer)
 
+    async def Leave(self, request: pb.SignedRequest, context: ServicerContext) -> pb.LeaveResponse:
+        await _require_tls13(context)
+        peer, subject = _peer(context), ""
+        outcome: Refused | bool | None = await self._turned_away(Kind.RENEW, peer)
+        if outcome is None:
+            try:
+                signed = messages.signed_from(request)
+                wanted = messages.leave_request_from(signed.body)
+                subject = wanted.instance_id
+                self._check_clock()
+                proof = prove_leave(self._context, wanted, signed)
+                provenance = prove_certificate(self._context, wanted, proof)
+
+                def use_case(tx: Transaction) -> Refused | None:
+                    return leave(self._context, tx, wanted, proof, provenance, nonce=signed.nonce, peer=peer)
+
+                outcome = await self._run(use_case) or True
+            except MeziteError as error:
+                outcome = _refusal(error)
+            finally:
+                self._left(peer, outcome)
+        if isinstance(outcome, Refused):
+            return await self._refuse(context, outcome, EventType.LEAVE_REFUSED, "instance", subject, peer)
+        return pb.LeaveResponse(server_time_unix_ms=messages.to_unix_ms(self._context.clock()))
+
     async def _turned_away(self, kind: Kind, peer: Peer) -> Refused | None:
         """The refusal of a request that there is no room for; else it is counted
         until :meth:`_left`."""
@@ -151,11 +177,11 @@ class AuthApi(IdentityServiceServicer):
             retry_after_ms=int(wait * 1000),
         )
 
-    def _left(self, peer: Peer, outcome: Outcome | None) -> None:
+    def _left(self, peer: Peer, outcome: Outcome | bool | None) -> None:
         self._admission.leave(
             peer.address,
             self._seconds(),
-            proven=isinstance(outcome, Issued),
+            proven=outcome is True or isinstance(outcome, Issued),
             failed=isinstance(outcome, Refused) and outcome.reason in _UNPROVEN,
             given_up=outcome is None,
         )

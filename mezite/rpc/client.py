@@ -17,7 +17,17 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from mezite.certs.x509 import SERVER_NAME
 from mezite.core.audit import plain
-from mezite.core.request import JOIN, RENEW, Issued, JoinRequest, RenewRequest, Signed, signed_bytes
+from mezite.core.request import (
+    JOIN,
+    LEAVE,
+    RENEW,
+    Issued,
+    JoinRequest,
+    LeaveRequest,
+    RenewRequest,
+    Signed,
+    signed_bytes,
+)
 from mezite.errors import InvalidInput, MeziteError, NoAnswer, Unreachable, UntrustedServer
 from mezite.proto.mezite.v1 import identity_pb2 as pb
 from mezite.proto.mezite.v1.identity_pb2_grpc import IdentityServiceStub
@@ -162,6 +172,11 @@ class AuthClient:
         """The same for a renewal, signed by the lineage key of the generation it comes from."""
         signed = _signed(RENEW, messages.renew_body(request), sign, cluster_uuid, nonce)
         return messages.issued_from(await self._call(self._stub.Renew(signed, timeout=self._seconds)))
+
+    async def leave(self, request: LeaveRequest, sign: Sign, cluster_uuid: str) -> None:
+        """The instance is over; signed and failing as a renewal does."""
+        signed = _signed(LEAVE, messages.leave_body(request), sign, cluster_uuid, b"")
+        await self._call(self._stub.Leave(signed, timeout=self._seconds))
 
     async def _call(self, call: Awaitable[_Answer]) -> _Answer:
         try:

@@ -17,6 +17,7 @@ from mezite.core.request import (
     MAX_WISH,
     Issued,
     JoinRequest,
+    LeaveRequest,
     RenewRequest,
     Signed,
     SshKey,
@@ -148,20 +149,48 @@ def join_body(request: JoinRequest) -> bytes:
     ).SerializeToString()
 
 
+def _place(message: pb.RenewBody | pb.LeaveBody) -> tuple[str, int]:
+    """The instance and the generation that a request comes from."""
+    if not 1 <= message.generation <= MAX_GENERATION:
+        raise InvalidInput(f"{message.generation} is out of bounds", "generation")
+    try:
+        return str(UUID(message.instance_id)), message.generation
+    except ValueError:
+        raise InvalidInput("not a UUID", "instance_id") from None
+
+
+def leave_request_from(body: bytes) -> LeaveRequest:
+    try:
+        message = pb.LeaveBody.FromString(body)
+    except DecodeError:
+        raise InvalidInput("not a LeaveBody", "body") from None
+    instance_id, generation = _place(message)
+    return LeaveRequest(
+        instance_id=instance_id,
+        generation=generation,
+        lineage_key=_blob(message.lineage_key, "lineage_key"),
+        certificate=_blob(message.certificate, "certificate"),
+    )
+
+
+def leave_body(request: LeaveRequest) -> bytes:
+    return pb.LeaveBody(
+        instance_id=request.instance_id,
+        generation=request.generation,
+        lineage_key=request.lineage_key,
+        certificate=request.certificate,
+    ).SerializeToString()
+
+
 def renew_request_from(body: bytes) -> RenewRequest:
     try:
         message = pb.RenewBody.FromString(body)
     except DecodeError:
         raise InvalidInput("not a RenewBody", "body") from None
-    if not 1 <= message.generation <= MAX_GENERATION:
-        raise InvalidInput(f"{message.generation} is out of bounds", "generation")
-    try:
-        instance_id = str(UUID(message.instance_id))
-    except ValueError:
-        raise InvalidInput("not a UUID", "instance_id") from None
+    instance_id, generation = _place(message)
     return RenewRequest(
         instance_id=instance_id,
-        generation=message.generation,
+        generation=generation,
         lineage_key=_blob(message.lineage_key, "lineage_key"),
         certificate=_blob(message.certificate, "certificate"),
         new_lineage_key=_blob(message.new_lineage_key, "new_lineage_key"),

@@ -27,6 +27,7 @@ METHODS: dict[str, str] = {
     "/mezite.v1.IdentityService/GetCluster": ANYBODY,
     "/mezite.v1.IdentityService/Join": PROVEN,
     "/mezite.v1.IdentityService/Renew": PROVEN,
+    "/mezite.v1.IdentityService/Leave": PROVEN,
     "/grpc.health.v1.Health/Check": ANYBODY,
     "/grpc.health.v1.Health/List": ANYBODY,
     "/grpc.health.v1.Health/Watch": ANYBODY,

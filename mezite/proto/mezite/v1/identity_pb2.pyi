@@ -94,6 +94,24 @@ class RenewBody(_message.Message):
     wishes: Wishes
     def __init__(self, instance_id: _Optional[str] = ..., generation: _Optional[int] = ..., lineage_key: _Optional[bytes] = ..., certificate: _Optional[bytes] = ..., new_lineage_key: _Optional[bytes] = ..., ssh_keys: _Optional[_Iterable[_Union[SshKey, _Mapping]]] = ..., wishes: _Optional[_Union[Wishes, _Mapping]] = ...) -> None: ...
 
+class LeaveBody(_message.Message):
+    __slots__ = ("instance_id", "generation", "lineage_key", "certificate")
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_KEY_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    instance_id: str
+    generation: int
+    lineage_key: bytes
+    certificate: bytes
+    def __init__(self, instance_id: _Optional[str] = ..., generation: _Optional[int] = ..., lineage_key: _Optional[bytes] = ..., certificate: _Optional[bytes] = ...) -> None: ...
+
+class LeaveResponse(_message.Message):
+    __slots__ = ("server_time_unix_ms",)
+    SERVER_TIME_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    server_time_unix_ms: int
+    def __init__(self, server_time_unix_ms: _Optional[int] = ...) -> None: ...
+
 class IssueResponse(_message.Message):
     __slots__ = ("instance_id", "generation", "certificates", "trust", "server_time_unix_ms", "certificate_ttl_seconds", "renew_after_ms", "bot")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]

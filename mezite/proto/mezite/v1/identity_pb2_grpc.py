@@ -49,6 +49,11 @@ class IdentityServiceStub:
                 request_serializer=mezite_dot_v1_dot_identity__pb2.SignedRequest.SerializeToString,
                 response_deserializer=mezite_dot_v1_dot_identity__pb2.IssueResponse.FromString,
                 _registered_method=True)
+        self.Leave = channel.unary_unary(
+                '/mezite.v1.IdentityService/Leave',
+                request_serializer=mezite_dot_v1_dot_identity__pb2.SignedRequest.SerializeToString,
+                response_deserializer=mezite_dot_v1_dot_identity__pb2.LeaveResponse.FromString,
+                _registered_method=True)
 
 
 class IdentityServiceServicer:
@@ -75,6 +80,13 @@ class IdentityServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Leave(self, request, context):
+        """A lineage ends itself; the body is a LeaveBody.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IdentityServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +104,11 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.Renew,
                     request_deserializer=mezite_dot_v1_dot_identity__pb2.SignedRequest.FromString,
                     response_serializer=mezite_dot_v1_dot_identity__pb2.IssueResponse.SerializeToString,
+            ),
+            'Leave': grpc.unary_unary_rpc_method_handler(
+                    servicer.Leave,
+                    request_deserializer=mezite_dot_v1_dot_identity__pb2.SignedRequest.FromString,
+                    response_serializer=mezite_dot_v1_dot_identity__pb2.LeaveResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +192,33 @@ class IdentityService:
             '/mezite.v1.IdentityService/Renew',
             mezite_dot_v1_dot_identity__pb2.SignedRequest.SerializeToString,
             mezite_dot_v1_dot_identity__pb2.IssueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Leave(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mezite.v1.IdentityService/Leave',
+            mezite_dot_v1_dot_identity__pb2.SignedRequest.SerializeToString,
+            mezite_dot_v1_dot_identity__pb2.LeaveResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,105 @@
+"""A machine ends its own instance: only the newest holder can, and only its own."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from mezite.auth.leave import leave
+from mezite.auth.proof import prove_certificate, prove_leave
+from mezite.certs import keys
+from mezite.core.model import LockKind
+from mezite.core.request import LEAVE, RENEW, LeaveRequest, Signed, signed_bytes
+from mezite.errors import Reason, Refused
+from mezite.rpc import messages
+from tests.harness import PEER, Auth, Machine
+
+
+def joined(auth: Auth) -> Machine:
+    machine = Machine(auth)
+    machine.join(auth.add_token(auth.add_bot()))
+    return machine
+
+
+def try_leave(machine: Machine, nonce: bytes = b"", method: str = LEAVE) -> Refused | None:
+    auth = machine.auth
+    assert machine.lineage is not None
+    request = LeaveRequest(
+        machine.instance_id, machine.generation, keys.public_blob(machine.lineage), machine.certificate
+    )
+    body = messages.leave_body(request)
+    assert messages.leave_request_from(body) == request
+    message = signed_bytes(method, auth.context.cluster.uuid, nonce, body)
+    signed = Signed(body, keys.sign(machine.lineage, message), nonce)
+    try:
+        proof = prove_leave(auth.context, request, signed)
+        provenance = prove_certificate(auth.context, request, proof)
+    except Refused as refused:
+        return refused
+    return auth.write(
+        lambda tx: leave(auth.context, tx, request, proof, provenance, nonce=nonce, peer=PEER)
+    )
+
+
+def reason_of(outcome: object) -> Reason:
+    assert isinstance(outcome, Refused), outcome
+    return outcome.reason
+
+
+def test_it_is_over(auth: Auth) -> None:
+    """Removed, audited as the bot's own doing, and its certificates locked out until they end."""
+    machine = joined(auth)
+    machine.renew()
+    assert try_leave(machine) is None
+    assert auth.instance(machine.instance_id).removed_at == auth.now
+    (event,) = auth.events("instance.left")
+    assert (event.event.actor, event.event.resource_name, event.event.client_ip) == (
+        "bot/github-deploy", machine.instance_id, PEER.address
+    )
+    (lock,) = auth.locks()
+    assert (lock.target.kind, lock.target.value) == (LockKind.INSTANCE, machine.instance_id)
+    assert lock.expires_at is not None
+    assert lock.expires_at >= auth.now + timedelta(minutes=59)
+    assert reason_of(machine.try_renew()) is Reason.INSTANCE_UNKNOWN
+
+
+def test_done_twice_is_done_once(auth: Auth) -> None:
+    """The reply was lost."""
+    machine = joined(auth)
+    assert [try_leave(machine), try_leave(machine)] == [None, None]
+    assert len(auth.events("instance.left")) == 1
+
+
+def test_an_old_copy_ends_nothing(auth: Auth) -> None:
+    """It is asked for a proof; whoever gives it has shown the fork."""
+    machine = joined(auth)
+    copy = machine.copy()
+    machine.renew()
+    asked = try_leave(copy)
+    assert isinstance(asked, Refused)
+    assert asked.reason is Reason.PROVE
+    assert auth.instance(machine.instance_id).removed_at is None
+    machine.renew()
+    assert reason_of(try_leave(copy, asked.nonce)) is Reason.GENERATION_MISMATCH
+    assert reason_of(machine.try_renew()) is Reason.GENERATION_MISMATCH
+
+
+def test_a_signature_for_another_method_is_none(auth: Auth) -> None:
+    assert reason_of(try_leave(joined(auth), method=RENEW)) is Reason.BAD_PROOF
+
+
+def test_another_machines_instance_is_not_ones_own(auth: Auth) -> None:
+    machine, other = joined(auth), Machine(auth)
+    other.join(auth.add_token(auth.add_bot("other")))
+    other.instance_id = machine.instance_id
+    assert reason_of(try_leave(other)) is Reason.BAD_PROOF
+
+
+@pytest.mark.parametrize("kind", [LockKind.INSTANCE, LockKind.BOT])
+def test_who_is_locked_stays(auth: Auth, kind: LockKind) -> None:
+    """What an operator wants to look at does not go away by itself."""
+    machine = joined(auth)
+    auth.lock(kind, machine.instance_id if kind is LockKind.INSTANCE else "github-deploy")
+    assert reason_of(try_leave(machine)) is Reason.LOCKED
+    assert auth.instance(machine.instance_id).removed_at is None
