@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from mezite.auth.context import Context
-from mezite.certs import keys
+from mezite.certs import keys, wire
 from mezite.certs.ssh import parse_certificate
 from mezite.certs.verify import check_issued
 from mezite.core.request import (
@@ -28,6 +28,7 @@ from mezite.errors import CertificateRejected, Reason, Refused
 NONCE_LIFE = timedelta(seconds=60)
 _NONCE_AHEAD = timedelta(seconds=5)
 LINEAGE_KEY_TYPES = (b"ecdsa-sha2-nistp256", b"ssh-ed25519")
+_LINEAGE_KEY_HEADS = tuple(map(wire.string, LINEAGE_KEY_TYPES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +127,11 @@ def prove_certificate(
 
 def _check_lineage_key(blob: bytes) -> None:
     try:
-        if keys.key_type(blob) not in LINEAGE_KEY_TYPES:
-            raise Refused(Reason.INVALID_REQUEST, "a lineage key is ECDSA P-256 or Ed25519")
         keys.load_public(blob)
     except CertificateRejected as rejected:
         raise Refused(Reason.INVALID_REQUEST, f"the lineage key is unusable: {rejected}") from None
+    if not blob.startswith(_LINEAGE_KEY_HEADS):
+        raise Refused(Reason.INVALID_REQUEST, "a lineage key is ECDSA P-256 or Ed25519")
 
 
 def _check_ssh_keys(ssh_keys: tuple[SshKey, ...]) -> None:

@@ -36,16 +36,19 @@ RSA_BITS = 3072
 MAX_SIGNATURE = 4096
 MAX_KEY = 8192
 
-_CURVES: dict[bytes, tuple[ec.EllipticCurve, hashes.HashAlgorithm]] = {
-    b"nistp256": (ec.SECP256R1(), hashes.SHA256()),
-    b"nistp384": (ec.SECP384R1(), hashes.SHA384()),
-    b"nistp521": (ec.SECP521R1(), hashes.SHA512()),
+_CURVES: dict[bytes, tuple[ec.EllipticCurve, ec.ECDSA]] = {
+    b"nistp256": (ec.SECP256R1(), ec.ECDSA(hashes.SHA256())),
+    b"nistp384": (ec.SECP384R1(), ec.ECDSA(hashes.SHA384())),
+    b"nistp521": (ec.SECP521R1(), ec.ECDSA(hashes.SHA512())),
 }
 _CURVE_NAMES = {curve.name: name for name, (curve, _) in _CURVES.items()}
 _RSA_HASHES: dict[bytes, hashes.HashAlgorithm] = {
     b"rsa-sha2-256": hashes.SHA256(),
     b"rsa-sha2-512": hashes.SHA512(),
 }
+_P256 = _CURVES[b"nistp256"][0]
+_P256_HEAD = wire.string(b"ecdsa-sha2-nistp256") + wire.string(b"nistp256") + wire.u32(65) + b"\x04"
+_P256_LENGTH = len(_P256_HEAD) + 64
 KEY_TYPES = (ED25519, *(b"ecdsa-sha2-" + name for name in _CURVES), RSA)
 
 
@@ -121,8 +124,11 @@ def load_public(blob: bytes) -> PublicKey:
     if len(blob) > MAX_KEY:
         raise CertificateRejected("malformed", f"malformed key: {len(blob)} bytes long")
     reader = Reader(blob, "key")
-    kind = reader.string(64)
     try:
+        if len(blob) == _P256_LENGTH and blob.startswith(_P256_HEAD):
+            # What machines make: nothing is left to be read but the point.
+            return ec.EllipticCurvePublicKey.from_encoded_point(_P256, blob[-65:])
+        kind = reader.string(64)
         if kind == ED25519:
             raw = reader.string(32)
             reader.finish()
@@ -272,7 +278,7 @@ def sign(key: PrivateKey, data: bytes, algorithm: bytes | None = None) -> bytes:
         return wire.string(ED25519) + wire.string(key.sign(data))
     if isinstance(key, ec.EllipticCurvePrivateKey):
         curve = _CURVE_NAMES[key.curve.name]
-        r, s = decode_dss_signature(key.sign(data, ec.ECDSA(_CURVES[curve][1])))
+        r, s = decode_dss_signature(key.sign(data, _CURVES[curve][1]))
         return wire.string(b"ecdsa-sha2-" + curve) + wire.string(wire.mpint(r) + wire.mpint(s))
     name = algorithm or b"rsa-sha2-512"
     return wire.string(name) + wire.string(key.sign(data, padding.PKCS1v15(), _RSA_HASHES[name]))
@@ -329,7 +335,7 @@ def verify_with(
             inner = Reader(raw, "signature")
             r, s = inner.mpint(80), inner.mpint(80)
             inner.finish()
-            key.verify(encode_dss_signature(r, s), data, ec.ECDSA(_CURVES[curve][1]))
+            key.verify(encode_dss_signature(r, s), data, _CURVES[curve][1])
     except InvalidSignature:
         raise _bad("it was not made by this key over this data") from None
     except CertificateRejected as error:

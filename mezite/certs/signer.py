@@ -60,14 +60,15 @@ class InProcessSigner:
     def sign_user(self, template: CertificateTemplate, subject_blob: bytes) -> bytes:
         if template.type != USER:
             raise ValueError("the User CA signs user certificates only")
-        return self._sign(template, subject_blob, self._user_ca_key)
+        return self._sign(template, subject_blob, self._user_ca_key, self._user_ca_blobs[0])
 
     def sign_host(self, template: CertificateTemplate, subject_blob: bytes) -> bytes:
         if template.type != HOST:
             raise ValueError("the Host CA signs host certificates only")
-        return self._sign(template, subject_blob, self._host_ca_key)
+        return self._sign(template, subject_blob, self._host_ca_key, self._host_ca_blobs[0])
 
     def _sign(
-        self, template: CertificateTemplate, subject_blob: bytes, ca_key: keys.PrivateKey
+        self, template: CertificateTemplate, subject_blob: bytes, ca_key: keys.PrivateKey, ca_blob: bytes
     ) -> bytes:
-        return ssh.build_certificate(template, subject_blob, ca_key, self._random(ssh.NONCE_LENGTH))
+        nonce = self._random(ssh.NONCE_LENGTH)
+        return ssh.build_certificate(template, subject_blob, ca_key, nonce, ca_blob=ca_blob)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import itemgetter
 
 from mezite.certs import keys, wire
 from mezite.certs.wire import Reader
@@ -56,23 +57,32 @@ class Certificate:
     """The bytes that the signature covers."""
 
 
+_by_name = itemgetter(0)
+"""As good as by the bytes: UTF-8 keeps the order of characters."""
+
+
 def _options(pairs: tuple[tuple[str, str | None], ...]) -> bytes:
     """Options sorted by name; a text is a string inside the data string."""
     packed = []
-    for name, value in sorted(pairs, key=lambda pair: pair[0].encode()):
-        data = b"" if value is None else wire.text(value)
-        packed.append(wire.text(name) + wire.string(data))
+    for name, value in sorted(pairs, key=_by_name):
+        packed.append(wire.text(name) + wire.string(b"" if value is None else wire.text(value)))
     return wire.string(b"".join(packed))
 
 
 def build_certificate(
-    template: CertificateTemplate, subject_blob: bytes, ca_key: keys.PrivateKey, nonce: bytes
+    template: CertificateTemplate,
+    subject_blob: bytes,
+    ca_key: keys.PrivateKey,
+    nonce: bytes,
+    *,
+    ca_blob: bytes = b"",
 ) -> bytes:
     """The blob of the certificate of *template* for *subject_blob*, signed by *ca_key*.
 
     *nonce* must be random, 16 bytes or more: it keeps the signed hash out of
     the subject's hands (PROTOCOL.certkeys).  The subject's fields go in as they
     are; whoever accepts a key from outside loads it first (``keys.load_public``).
+    *ca_blob* is the public half of *ca_key*, where the caller has it at hand.
     """
     if len(nonce) < 16:
         raise ValueError("a certificate's nonce has at least 16 bytes")
@@ -96,7 +106,7 @@ def build_certificate(
             _options(template.critical_options),
             _options(template.extensions),
             wire.string(b""),
-            wire.string(keys.public_blob(ca_key)),
+            wire.string(ca_blob or keys.public_blob(ca_key)),
         )
     )
     return unsigned + wire.string(keys.sign(ca_key, unsigned))

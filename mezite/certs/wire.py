@@ -48,10 +48,16 @@ class Reader:
         return self.byte() != 0
 
     def string(self, limit: int = MAX_STRING) -> bytes:
-        length = self.u32()
-        if length > limit:
+        # In one piece, as nearly all that is ever read are strings.
+        start = self._at + 4
+        length = int.from_bytes(self._data[self._at : start], "big")
+        if length > limit and start <= self._end:
             raise self.malformed(f"a field of {length} bytes, at most {limit} are allowed")
-        return self._take(length)
+        stop = start + length
+        if stop > self._end:
+            raise self.malformed("ends in the middle of a field")
+        self._at = stop
+        return self._data[start:stop]
 
     def cstring(self, limit: int = MAX_STRING) -> bytes:
         """A string that may not hold a NUL byte (as OpenSSH's sshbuf_get_cstring)."""

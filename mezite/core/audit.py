@@ -21,6 +21,7 @@ class EventType(Enum):
     DATABASE_RESTORED = "database.restored", "M1005"
     DATABASE_OLDER = "database.older", "M1006"
     DATABASE_BACKED_UP = "database.backed_up", "M1007"
+    CA_ROTATED = "ca.rotated", "M1008"
     ROLE_CREATED = "role.created", "M1100"
     ROLE_UPDATED = "role.updated", "M1101"
     ROLE_DELETED = "role.deleted", "M1102"
@@ -87,6 +88,8 @@ def plain(text: str | bytes, limit: int = MAX_TEXT) -> str:
     """*text* fit for a log line: printable, one line, at most *limit* characters."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")
+    if len(text) <= limit and text.isprintable():
+        return text
     cut = text[: limit + 1]
     shown = "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in cut

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -28,6 +29,8 @@ from mezite.errors import InvalidInput
 from mezite.proto.mezite.v1 import identity_pb2 as pb
 
 MAX_GENERATION = 2**63 - 1
+_MAX_WISH_S = MAX_WISH // timedelta(seconds=1)
+_CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MAX_UNIX_MS = 253402300799_000
 """The last second that a datetime can hold."""
 
@@ -48,8 +51,17 @@ def _blob(value: bytes, path: str) -> bytes:
     return value
 
 
+def _uuid(value: str, path: str) -> str:
+    if _CANONICAL_UUID.fullmatch(value):
+        return value
+    try:
+        return str(UUID(value))
+    except ValueError:
+        raise InvalidInput("not a UUID", path) from None
+
+
 def _seconds(value: int, path: str) -> timedelta | None:
-    if value > MAX_WISH // timedelta(seconds=1):
+    if value > _MAX_WISH_S:
         raise InvalidInput(f"{value} seconds is more than a year", path)
     return timedelta(seconds=value) if value else None
 
@@ -68,7 +80,7 @@ def _ssh_keys(messages: Iterable[pb.SshKey]) -> tuple[SshKey, ...]:
 
 def _ssh_key(message: pb.SshKey) -> SshKey:
     roles = tuple(dict.fromkeys(message.roles))
-    if len(roles) > MAX_KEY_ROLES or any(not role or len(role) > 64 for role in roles):
+    if len(roles) > MAX_KEY_ROLES or not all(0 < len(role) <= 64 for role in roles):
         raise InvalidInput(f"expected at most {MAX_KEY_ROLES} names of roles", "ssh_keys.roles")
     return SshKey(
         message.output,

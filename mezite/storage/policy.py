@@ -27,8 +27,8 @@ MOST = 10_000
 class Held:
     """What has been read; ``None`` or an empty tuple stands for what is not there.
 
-    Locks are held by target, those on instances never: they would be as many
-    entries as there are machines.
+    Locks are held by target, all of them but those on instances, of which there
+    may be as many as machines; ``None`` until they have been read.
     """
 
     __slots__ = ("bots", "locks", "roles")
@@ -36,7 +36,7 @@ class Held:
     def __init__(self) -> None:
         self.bots: dict[str, Bot | None] = {}
         self.roles: dict[str, Role | None] = {}
-        self.locks: dict[LockTarget, tuple[Lock, ...]] = {}
+        self.locks: dict[LockTarget, tuple[Lock, ...]] | None = None
 
 
 class PolicyCache:

@@ -24,6 +24,8 @@ Row = Sequence[Any]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+"""Made once: ``json.dumps`` makes an encoder for every call."""
 _EVENT_TYPES = {event_type.event_name: event_type for event_type in EventType}
 _LOCK_KINDS = {kind.value: kind for kind in LockKind}
 
@@ -75,7 +77,7 @@ def authority(row: Row) -> StoredAuthority:
 
 
 def role_document(role: Role) -> str:
-    return json.dumps(role.to_document(), separators=(",", ":"))
+    return _compact(role.to_document())
 
 
 @lru_cache(maxsize=1024)
@@ -236,7 +238,7 @@ def lock_row(lock: Lock) -> Row:
         lock.created_by,
         to_us(lock.created_at),
         optional_to_us(lock.expires_at),
-        "" if lock.fork is None else json.dumps(lock.fork.to_document(), separators=(",", ":")),
+        "" if lock.fork is None else _compact(lock.fork.to_document()),
     )
 
 
@@ -281,7 +283,7 @@ def event_row(event: AuditEvent) -> Row:
         int(event.success),
         event.reason,
         event.message,
-        json.dumps(dict(event.fields), separators=(",", ":")) if event.fields else "{}",
+        _compact(dict(event.fields)),
     )
 
 

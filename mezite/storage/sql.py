@@ -143,6 +143,9 @@ ADD_LOCK = f"insert into locks ({_LOCK}) values (?, ?, ?, ?, ?, ?, ?, ?) on conf
 LOCK = f"select {_LOCK} from locks where id = ?"
 LIST_LOCKS = f"select {_LOCK} from locks where id > ? order by id limit ?"
 ALL_LOCKS = f"select {_LOCK} from locks order by created_at_us, id"
+SHARED_LOCKS = f"""select {_LOCK} from locks where target < 'instance/'
+union all select {_LOCK} from locks where target >= 'instance0'"""
+"""All but those on instances: 0 is what follows / in ASCII."""
 DELETE_LOCK = "delete from locks where id = ?"
 
 

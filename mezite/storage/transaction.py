@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from itertools import chain
 from typing import Any, TypeVar
 
 from mezite.core.audit import AuditEvent
@@ -278,17 +277,27 @@ class SqlTransaction:
         return _page(found, [lock.id for lock in found], limit)
 
     def locks_on(self, targets: Sequence[LockTarget]) -> tuple[Lock, ...]:
-        own = [target for target in targets if target.kind is LockKind.INSTANCE]
-        shared = [target for target in targets if target.kind is not LockKind.INSTANCE]
-        found = recall(self._held().locks, shared, self._read_locks) | self._read_locks(own)
-        return tuple(sorted(chain(*found.values()), key=lambda lock: (lock.created_at, lock.id)))
+        held = self._shared_locks()
+        asked = targets if held is None else [one for one in targets if one.kind is LockKind.INSTANCE]
+        found: list[Lock] = []
+        if asked:
+            texts = [rows.target_text(target) for target in asked]
+            found += map(rows.lock, self._all(sql.locks_on(len(texts)), *texts))
+        if held:
+            for target in dict.fromkeys(targets):
+                found += held.get(target, ())
+        return tuple(sorted(found, key=lambda lock: (lock.created_at, lock.id)))
 
-    def _read_locks(self, targets: Sequence[LockTarget]) -> dict[LockTarget, tuple[Lock, ...]]:
-        if not targets:
-            return {}
-        texts = [rows.target_text(target) for target in targets]
-        found = [rows.lock(row) for row in self._all(sql.locks_on(len(texts)), *texts)]
-        return {target: tuple(lock for lock in found if lock.target == target) for target in targets}
+    def _shared_locks(self) -> Mapping[LockTarget, tuple[Lock, ...]] | None:
+        """All locks but those on instances, where they are held in memory."""
+        if self._policy is None:
+            return None
+        held = self._held()
+        if held.locks is None:
+            held.locks = {}
+            for lock in map(rows.lock, self._all(sql.SHARED_LOCKS)):
+                held.locks[lock.target] = (*held.locks.get(lock.target, ()), lock)
+        return held.locks
 
     def all_locks(self) -> tuple[Lock, ...]:
         return tuple(map(rows.lock, self._all(sql.ALL_LOCKS)))
