@@ -50,6 +50,8 @@ class CoreServices:
         self.database = open_database(config.database, config.data_dir, self.doorway.deliver, worker)
         self.storage = self.database.storage
         self._events: list[AuditEvent] = []
+        self.when_reloaded: list[Callable[[], object]] = []
+        """Called when other authorities sign or are trusted; a Deferred is waited for."""
         self.guard = ClockGuard(self.clock, _boottime)
 
     @staticmethod
@@ -87,11 +89,33 @@ class CoreServices:
         old = self.storage.write(
             lambda tx: restore.begin(
                 self.context, tx, last_commit, clock_is_good=self.guard.fault() is None, mark=height,
-                has_mark=self.database.mark is not None,
+                has_mark=self.database.file is not None,
             )
         ).result()
         if old is not None:
             _log.error("{old}", old=str(old))
+
+    def changed(self, topics: frozenset[str]) -> None:
+        """Somebody has changed these; other authorities are followed at once."""
+        if "authorities" in topics:
+            self.reload_authorities()
+
+    def reload_authorities(self) -> Deferred[None]:
+        """Fires when this process signs and trusts by what the database says; never fails."""
+        return Deferred.fromCoroutine(self._reload()).addErrback(self._not_reloaded)
+
+    async def _reload(self) -> None:
+        passphrase = self._config.ca_key_passphrase
+        self.loaded = await self.doorway.deferred(
+            self.storage.read(lambda tx: authorities.load_authorities(tx, passphrase, os.urandom))
+        )
+        for follow in self.when_reloaded:
+            followed = follow()
+            if isinstance(followed, Deferred):
+                await followed
+
+    def _not_reloaded(self, failure: Any) -> None:
+        _log.error("the authorities could not be read anew: {why}", why=failure.getErrorMessage())
 
     def _create(self) -> None:
         config = self._config

@@ -60,6 +60,11 @@ class InternalNode:
     def _not_certified(self, failure: Any) -> None:
         _log.error("the node's host certificate could not be renewed: {why}", why=failure.getErrorMessage())
 
+    def authorities_changed(self) -> Deferred[None]:
+        """Other CAs are trusted, or another one signs host certificates."""
+        self.changed(frozenset({"authorities"}))
+        return self.recertify()
+
     def changed(self, topics: frozenset[str]) -> None:
         """Somebody has changed these: the next login, and live sessions, are judged anew."""
         if self._access.forget(topics):

@@ -163,6 +163,7 @@ class AuthServer(MultiService):
         self._core = core = CoreServices(config, self._reactor, self._worker)
         self._closers.append(core.close)
         core.load()
+        self.subscribe(core.changed)
         if lock is None or config.workers == 1:
             self._machines: Machines = self._compose_rpc(core)
         else:
@@ -187,6 +188,7 @@ class AuthServer(MultiService):
             leaf = IssuedLeaf(lambda: core.loaded, names, core.clock, os.urandom)
         self.every(60, leaf.refresh)
         self._reloads.append(leaf.refresh)
+        core.when_reloaded.append(leaf.refresh)
         if self._worker:
             self.every(FOLLOW_CLOCK_S, core.follow_clock)
         refusals = RefusalLog()
@@ -228,6 +230,7 @@ class AuthServer(MultiService):
         """What there is once, however many processes serve machines."""
         from mezite.admin.auth_methods import auth_methods
         from mezite.admin.backup_methods import backup_methods
+        from mezite.admin.ca_methods import ca_methods
         from mezite.admin.protocol import SocketService
         from mezite.auth.timekeeping import HEARTBEAT
         from mezite.upkeep import Upkeep
@@ -237,6 +240,7 @@ class AuthServer(MultiService):
             core.context, core.run, guard=core.guard, refusals=lambda: machines.refusals,
             encrypted=core.loaded.encrypted,
         )
+        methods |= ca_methods(core.context, core.run, config.ca_key_passphrase, core.reload_authorities)
         methods |= backup_methods(core.context, core.run, core.database.back_up, config.data_dir)
         SocketService(
             self._reactor, config.admin_socket, methods, group=config.admin_group
@@ -263,6 +267,7 @@ class AuthServer(MultiService):
         node = InternalNode(ssh, core, self._reactor, listening, self._config.ca_key_passphrase)
         node.service.setServiceParent(self)
         self.subscribe(node.changed)
+        core.when_reloaded.append(node.authorities_changed)
         self.every(node.recertify_every.total_seconds(), node.recertify)
         host, port = listening.getsockname()[:2]
         _log.info("SSH node {name} on {host}:{port}", name=ssh.node_name, host=host, port=port)

@@ -53,11 +53,11 @@ def create_cluster(
         AuditEvent(EventType.CLUSTER_CREATED, now, "system", "cluster", name, fields={"uuid": str(uuid)})
     )
     for kind in (USER, HOST, SERVER):
-        _create_authority(tx, kind, name, str(uuid), passphrase=passphrase, now=now, random=random)
+        create_authority(tx, kind, name, str(uuid), passphrase=passphrase, now=now, random=random)
     return True
 
 
-def _create_authority(
+def create_authority(
     tx: Transaction,
     kind: str,
     cluster_name: str,
@@ -66,7 +66,10 @@ def _create_authority(
     passphrase: bytes | None,
     now: datetime,
     random: Callable[[int], bytes],
-) -> None:
+    state: str = ACTIVE,
+    actor: str = "system",
+) -> StoredAuthority:
+    """A new authority of *kind* is stored.  Part of the caller's transaction."""
     key: keys.PrivateKey
     if kind == SERVER:
         key = keys.generate_key()
@@ -78,14 +81,16 @@ def _create_authority(
         public = keys.public_blob(key)
         shown = keys.fingerprint(public)
     authority_id = str(UUID(bytes=random(16), version=4))
-    tx.add_authority(
-        StoredAuthority(authority_id, kind, ACTIVE, public, keys.private_to_pem(key, passphrase), now)
+    authority = StoredAuthority(
+        authority_id, kind, state, public, keys.private_to_pem(key, passphrase), now
     )
+    tx.add_authority(authority)
     tx.add_event(
         AuditEvent(
-            EventType.CA_CREATED, now, "system", "ca", kind, fields={"id": authority_id, "public": shown}
+            EventType.CA_CREATED, now, actor, "ca", kind, fields={"id": authority_id, "public": shown}
         )
     )
+    return authority
 
 
 def load_cluster(tx: Transaction, public_addr: str) -> Cluster:

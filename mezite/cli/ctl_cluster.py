@@ -147,6 +147,53 @@ def _write_keys(answer: Any) -> None:
             write_line(line)
 
 
+@ca.command("rotate", cls=Command)
+@click.option(
+    "--type", "kind", type=click.Choice(["user", "host", "server"]), required=True, help="Which authority."
+)
+@click.option(
+    "--stage", type=click.Choice(["announce", "switch", "retire"]),
+    help="Refuse unless this is the next step; default: take whichever is next.",
+)
+@click.option(
+    "--grace-period", metavar="DURATION", default="72h", show_default=True,
+    help="The least time since the step before, in which every machine should have renewed.",
+)
+@click.option("--now", is_flag=True, help="Take the step without waiting for that.")
+@pass_asking
+def rotate(asking: Asking, kind: str, stage: str | None, grace_period: str, now: bool) -> None:
+    """Put a new authority in place of an old one: run it three times, with time between.
+
+    \b
+    1. announce  a new one is made and published; the old one signs
+    2. switch    the new one signs; the old one is trusted still
+    3. retire    the old one is trusted no longer
+
+    Machines hear of each step when they renew, the server's own node at once, and a stock
+    sshd when you export the user CAs again: after steps 1 and 3.
+    """
+    wanted = {"type": kind, "stage": stage, "grace_period": grace_period, "now": now}
+    asking.show(asking.call("ca.rotate", **wanted), _write_rotated)
+
+
+_DONE = {
+    "announce": "A new {type} CA is published and signs nothing yet: {fingerprint}",
+    "switch": "The new {type} CA signs from now on: {fingerprint}",
+    "retire": "The old {type} CA is trusted no longer: {fingerprint}",
+}
+
+
+def _write_rotated(answer: Any) -> None:
+    write_line(_DONE[answer["stage"]].format(**answer))
+    if answer["type"] == "user" and answer["stage"] != "switch":
+        hint("for each stock sshd: mezctl ca export --type=user > its TrustedUserCAKeys file")
+    if answer["type"] == "server" and answer["stage"] == "switch":
+        hint("join tokens made before prove the old one: make new ones (mezctl bots rotate-token)")
+    if answer["next_stage"]:
+        hint(f"next, after {answer['not_before']}: mezctl ca rotate --type={answer['type']} "
+             f"({answer['next_stage']})")
+
+
 # --- audit ---------------------------------------------------------------------------------
 
 _SHOWN = 100
