@@ -16,7 +16,7 @@ from mezite.storage.mark import MarkFile
 from mezite.storage.sqlite import SqliteStorage
 
 T = TypeVar("T")
-FILE = "mezite.db"
+FILE, MARK = "mezite.db", "mezite.mark"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,10 @@ class Database:
     storage: Storage
     where: str
     """For a person."""
-    mark: MarkFile | None
-    """How far a database in a file has come; several servers have no such common place."""
+    mark: MarkFile
+    """How far the database has come, as this data directory's servers know."""
     file: Path | None = None
+    """Where the mark lies beside it, so that none without the other is right."""
 
     def back_up(self, target: Path, look: Callable[[Transaction], T]) -> T:
         """A copy of the file, and what *look* finds in it; see :func:`mezite.storage.backup.back_up`."""
@@ -35,15 +36,14 @@ class Database:
         return back_up(self.file, target, look)
 
     def height(self, cluster_uuid: str) -> HighWater | None:
-        return None if self.mark is None else self.mark.read(cluster_uuid)
+        return self.mark.read(cluster_uuid)
 
     def noted(self) -> HighWater | None:
-        return None if self.mark is None else self.mark.noted
+        return self.mark.noted
 
     def close(self) -> None:
         self.storage.close()
-        if self.mark is not None:
-            self.mark.close()
+        self.mark.close()
 
 
 def open_database(
@@ -53,20 +53,25 @@ def open_database(
 
     Raises :class:`~mezite.errors.StorageFailure` when it cannot be used.
     """
-    if config.driver == POSTGRES:
-        try:
-            # Where SQLite is used it need not even be installed.
-            from mezite.storage.postgres import PostgresStorage
-        except ImportError as error:
-            raise UsageError(
-                f"database.driver postgres needs psycopg ({error}): pip install 'mezite[postgres]'"
-            ) from None
-        storage = PostgresStorage(config.params, deliver=deliver)
-        return Database(storage, storage.name, None)
-    mark = MarkFile(data_dir / "mezite.mark", process)
+    mark = MarkFile(data_dir / MARK, process)
     try:
-        opened = SqliteStorage(data_dir / FILE, deliver=deliver, committed=mark.note)
+        if config.driver == POSTGRES:
+            opened, where = _postgres(config, deliver, mark)
+            return Database(opened, where, mark)
+        file = data_dir / FILE
+        return Database(SqliteStorage(file, deliver=deliver, committed=mark.note), str(data_dir), mark, file)
     except BaseException:
         mark.close()
         raise
-    return Database(opened, str(data_dir), mark, data_dir / FILE)
+
+
+def _postgres(config: DatabaseConfig, deliver: Deliver | None, mark: MarkFile) -> tuple[Storage, str]:
+    try:
+        # Where SQLite is used it need not even be installed.
+        from mezite.storage.postgres import PostgresStorage
+    except ImportError as error:
+        raise UsageError(
+            f"database.driver postgres needs psycopg ({error}): pip install 'mezite[postgres]'"
+        ) from None
+    storage = PostgresStorage(config.params, deliver=deliver, committed=mark.note)
+    return storage, storage.name

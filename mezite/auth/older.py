@@ -21,6 +21,8 @@ from mezite.errors import Conflict, Reason, Refused
 
 _KEY = "older_copy"
 _MARKED = "marked"
+_STRIDE = 1 << 20
+"""Event numbers left out where other servers may have marks of their own, so that theirs hold, too."""
 
 
 class Sign(Enum):
@@ -79,8 +81,8 @@ def compare(
 ) -> None:
     """A use case: the database is compared with its *mark*, read before this began.
 
-    *expected*: a mark is kept in the same directory, so that one which is gone,
-    too, shows a copy.
+    *expected*: database and mark lie in one directory, so that a mark which is gone,
+    too, shows a copy; a server that is new to a database of several has none.
     """
     if mark is None:
         if expected and tx.value(_MARKED) is not None:
@@ -120,7 +122,7 @@ def note(
             resource_name=context.cluster.name, success=False, reason=Reason.DATABASE_RESTORED.code,
             message=f"{sign.text}; joins are refused until mezctl restore", fields=fields,
         ),
-        above=0 if mark is None else mark.events,
+        above=0 if mark is None else mark.events + (0 if tx.value(_MARKED) else _STRIDE),
     )
 
 

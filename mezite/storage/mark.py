@@ -22,6 +22,7 @@ from pathlib import Path
 from uuid import UUID
 
 from mezite.core.highwater import HighWater
+from mezite.errors import StorageFailure
 
 SLOTS = 64
 """Processes of one data directory, at most; each slot lies in a sector of its own."""
@@ -39,6 +40,8 @@ class MarkFile:
 
     It only rises.  A full or failing disk leaves it behind, which hides an older
     copy and never alarms for nothing: it is logged, and noting goes on.
+
+    Raises :class:`StorageFailure` when the file cannot be opened.
     """
 
     def __init__(self, path: Path, slot: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -50,7 +53,11 @@ class MarkFile:
         self._synced_at = clock()
         self._failed = False
         self._lock = threading.Lock()
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StorageFailure(f"{path} cannot be opened: {error.strerror}; make room or give this account "
+                                 "write access there") from error
 
     def read(self, cluster_uuid: str) -> HighWater | None:
         """How far the database of this cluster has come by all slots; ``None``

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from mezite.errors import StorageFailure
 from mezite.storage import schema
-from mezite.storage.interface import Deliver
+from mezite.storage.interface import Committed, Deliver
 from mezite.storage.queued import QueuedStorage
 from mezite.storage.sqlite_file import failure, set_up
 
@@ -53,6 +53,7 @@ class MemoryStorage(QueuedStorage):
         self,
         *,
         deliver: Deliver | None = None,
+        committed: Committed | None = None,
         connection_class: type[sqlite3.Connection] = sqlite3.Connection,
     ) -> None:
-        super().__init__(MemorySource(connection_class), readers=0, deliver=deliver)
+        super().__init__(MemorySource(connection_class), readers=0, deliver=deliver, committed=committed)

@@ -30,7 +30,7 @@ import psycopg
 
 from mezite.errors import StorageFailure
 from mezite.storage import postgres_schema
-from mezite.storage.interface import Deliver, Listener, Transaction
+from mezite.storage.interface import Committed, Deliver, Listener, Transaction
 from mezite.storage.postgres_link import Link, Server
 from mezite.storage.postgres_listener import TOPICS
 from mezite.storage.postgres_listener import Listener as TopicListener
@@ -70,11 +70,13 @@ class PostgresStorage:
         params: Mapping[str, str],
         *,
         deliver: Deliver | None = None,
+        committed: Committed | None = None,
         writers: int = WRITERS,
         connection_class: type[psycopg.Connection[Any]] = psycopg.Connection,
     ) -> None:
         self._server = server = Server(params, connection_class)
         self._deliver = _at_once if deliver is None else deliver
+        self._committed = committed
         self._listeners: tuple[Listener, ...] = ()
         self._lock = threading.Lock()
         self._closed = False
@@ -146,6 +148,10 @@ class PostgresStorage:
             except Exception:
                 _log.exception("a listener failed on %s", ", ".join(sorted(topics)))
 
+    def committed(self, newest_event: int) -> None:
+        if self._committed is not None:
+            self._committed(newest_event, self._serials.limit)
+
     def hand_over(self, calls: Sequence[Callable[[], None]]) -> None:
         if not calls:
             return
@@ -155,6 +161,10 @@ class PostgresStorage:
             # Better resolved in the wrong thread than never.
             _log.exception("results could not be delivered")
             _at_once(calls)
+
+    @property
+    def is_closing(self) -> bool:
+        return self._closed
 
     @property
     def name(self) -> str:

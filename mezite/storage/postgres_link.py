@@ -152,6 +152,8 @@ class Link:
         self._failed: StorageFailure | None = None
         self._refused: StorageFailure | None = None
         self._warned = ""
+        self.newest_event = 0
+        """The number of the newest event that the open transaction added."""
         if connection is not None:
             self._heed_warnings(connection)
 
@@ -167,6 +169,7 @@ class Link:
         """A transaction is open; raises :class:`Away`, or :class:`Broken` for a
         connection that has gone since it was used last."""
         self._failed = self._refused = None
+        self.newest_event = 0
         if self._connection is None:
             self._connection = self._server.connect()
             self._heed_warnings(self._connection)

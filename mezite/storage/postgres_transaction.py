@@ -13,6 +13,7 @@ from mezite.storage.transaction import Serials, SqlTransaction, Statements
 
 _RAISE_EVENTS = """select setval(pg_get_serial_sequence('events', 'id'),
 greatest(?, (select coalesce(max(id), 1) from events)))"""
+_ADD_EVENT = f"{sql.ADD_EVENT} returning id"
 _RESERVE = f"{sql.RESERVE_SERIALS} returning next"
 _TRIES = 8
 
@@ -36,7 +37,12 @@ class PostgresTransaction(SqlTransaction):
     def add_event(self, event: AuditEvent, above: int = 0) -> None:
         if above:
             self._all(_RAISE_EVENTS, above)
-        super().add_event(event)
+        if self._serials is None:
+            super().add_event(event)  # refuses
+            return
+        ((number,),) = self._all(_ADD_EVENT, *rows.event_row(event))
+        if isinstance(self._statements, Link):
+            self._statements.newest_event = max(self._statements.newest_event, number)
 
 
 class SharedSerials(Serials):

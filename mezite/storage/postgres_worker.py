@@ -30,13 +30,15 @@ _log = logging.getLogger(__name__)
 
 
 class Job:
-    __slots__ = ("future", "is_reading", "since", "use_case")
+    __slots__ = ("future", "is_reading", "since", "tries", "use_case")
 
     def __init__(self, use_case: Callable[[Transaction], Any], is_reading: bool) -> None:
         self.future: Future[Any] = Future()
         self.use_case = use_case
         self.is_reading = is_reading
         self.since = time.monotonic()
+        self.tries = 0
+        """How often it has clashed: then it runs alone."""
 
     def settle(self, result: Any, error: BaseException | None) -> None:
         """The future is resolved, if it is not yet."""
@@ -65,10 +67,13 @@ class Owner(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def is_closing(self) -> bool: ...
     def transaction(self, link: Link, job: Job) -> SqlTransaction: ...
     def announcement(self, topics: set[str]) -> str: ...
     def notify(self, topics: frozenset[str]) -> None: ...
     def hand_over(self, calls: Sequence[Callable[[], None]]) -> None: ...
+    def committed(self, newest_event: int) -> None: ...
 
 
 class Worker:
@@ -78,17 +83,24 @@ class Worker:
         self.queue = queue
         self._storage = storage
         self._link = link
+        self._kept: Job | None = None
+        """Taken from the queue, and not to be run with others."""
         self.thread = threading.Thread(target=self._serve, name=f"mezite-storage-{name}", daemon=True)
 
     def _serve(self) -> None:
-        while (job := self.queue.get()) is not None:
-            self._run_batch(job)
+        while (job := self._next()) is not None:
+            if job.tries:
+                self._run_alone(job)
+            elif self._may_start(job):
+                self._run_batch(job)
         self._link.close()
+
+    def _next(self) -> Job | None:
+        kept, self._kept = self._kept, None
+        return kept or self.queue.get()
 
     def _run_batch(self, first: Job) -> None:
         """Together, and when that clashes each alone; every future is resolved in the end."""
-        if not self._may_start(first):
-            return
         started, jobs = [first], self._arriving(first)
         try:
             try:
@@ -97,33 +109,37 @@ class Worker:
                 self._transact(chain(list(started), jobs), started, apart=True, settled=raised)
         except (Clash, Broken):
             for number, job in enumerate(started):
-                try:
-                    self._run_alone(job)
-                except Away as error:
-                    self._fail([*started[number:], *self._waiting()], error)
+                if not self._run_alone(job):
+                    self._fail(started[number + 1:], StorageFailure(f"{self._storage.name} is away"))
                     return
         except Unknown as error:
             self._fail(started, error)
         except StorageFailure as error:
             self._fail([*started, *self._waiting()], error)
 
-    def _run_alone(self, job: Job) -> None:
-        """Raises :class:`Away` only."""
-        for attempt in range(TRIES):
+    def _run_alone(self, job: Job) -> bool:
+        """When it clashes again it goes to the end of the queue: who waits for a lock
+        for long holds up nobody who does not.  Whether there is a database at all."""
+        while True:
             try:
                 self._transact([job], [], apart=True)
-                return
+                return True
             except (Clash, Broken) as error:
-                if attempt + 1 == TRIES or time.monotonic() - job.since > MAX_WAIT_S:
+                job.tries += 1
+                if job.tries >= TRIES or time.monotonic() - job.since > MAX_WAIT_S:
                     self._fail([job], error)
-                    return
+                    return True
                 # Chance, or two would meet again.
-                time.sleep(random.uniform(0, 0.01 * 2**attempt))
-            except Away:
-                raise
+                time.sleep(random.uniform(0, 0.002 * 2**job.tries))
+                if not self._storage.is_closing:
+                    self.queue.put(job)
+                    return True
+            except Away as error:
+                self._fail([job, *self._waiting()], error)
+                return False
             except StorageFailure as error:
                 self._fail([job], error)
-                return
+                return True
 
     def _transact(
         self, jobs: Iterable[Job], started: list[Job], *, apart: bool = False,
@@ -162,12 +178,15 @@ class Worker:
                 raise
             _log.exception("%s: a batch failed", storage.name)
             raise StorageFailure(str(error)) from error
+        if link.newest_event:
+            storage.committed(link.newest_event)
         storage.hand_over(calls if told is None else [told, *calls])
 
     def _outcome(self, job: Job, topics: set[str], apart: bool) -> Callable[[], None]:
         """What resolves *job*'s future once the batch is committed; raises
         ``StorageFailure`` when the whole batch cannot go on."""
         link = self._link
+        newest = link.newest_event
         if apart:
             link.run("savepoint use_case")
         transaction = self._storage.transaction(link, job)
@@ -185,6 +204,7 @@ class Worker:
             raise _Raised(job, error)
         else:
             link.run("rollback to use_case")
+            link.newest_event = newest
         if apart:
             link.run("release use_case")
         return partial(job.settle, result, error)
@@ -199,6 +219,9 @@ class Worker:
                 return
             if following is None:
                 self.queue.put(None)
+                return
+            if following.tries:
+                self._kept = following
                 return
             if self._may_start(following):
                 yield following
@@ -223,7 +246,7 @@ class Worker:
             if job is None:
                 self.queue.put(None)
                 return
-            if job.future.set_running_or_notify_cancel():
+            if job.tries or job.future.set_running_or_notify_cancel():
                 yield job
 
     def _fail(self, jobs: Iterable[Job], error: StorageFailure) -> None:

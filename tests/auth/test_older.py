@@ -75,6 +75,21 @@ def test_the_mark_holds_again_and_the_same_copy_shows_again(auth: Auth) -> None:
     assert begin_with(auth, HighWater(newest(auth) + 1, 1)) is not None
 
 
+def test_other_servers_marks_hold_again_too(auth: Auth) -> None:
+    """Of several on one database each has seen a different last commit; one alarm is enough."""
+    copied = newest(auth)
+
+    def server(mark: int) -> older.OlderCopy | None:
+        return auth.write(
+            lambda tx: begin(auth.context, tx, auth.now, clock_is_good=True, mark=HighWater(mark, 1))
+        )
+
+    assert server(copied + 1000) is not None
+    declare(auth)
+    assert server(copied + 5000) is None
+    assert server(newest(auth) + 1) is not None
+
+
 def test_a_mark_that_is_gone_shows_a_copy_where_one_was_kept(auth: Auth) -> None:
     """As on a new host.  A database that never had one has just been upgraded."""
     assert begin_with(auth, None) is None
