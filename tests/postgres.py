@@ -21,6 +21,7 @@ from tests.system.processes import TIMEOUT, die_with_parent, free_port, wait_for
 USER, PASSWORD, NAME = "mezite", "not/a secret: 'tests' only", "mezite"
 ACCOUNT = "postgres"
 """Whom a server is started as by root, which it refuses to run as."""
+_PROGRAMS = ("initdb", "postgres", "pg_basebackup", "pg_dump", "pg_restore")
 _SETTINGS = {
     # Killed are processes here, never machines: what the kernel has is safe.
     "fsync": "off",
@@ -37,10 +38,10 @@ _SETTINGS = {
 
 def binaries() -> Path | None:
     """Where initdb and postgres are; ``None`` where there are none."""
-    found = shutil.which("initdb")
-    places = [Path(found).parent] if found else []
+    found = shutil.which("pg_basebackup")
+    places = [Path(found).resolve().parent] if found else []
     places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: path.parent.name)[::-1]
-    return next((place for place in places if (place / "postgres").exists()), None)
+    return next((place for place in places if all((place / name).exists() for name in _PROGRAMS)), None)
 
 
 MISSING = "needs PostgreSQL (Debian: postgresql): the database of several servers is NOT tested"
