@@ -131,6 +131,9 @@ def _renew_once(
     else:
         subject = Subject(bot, instance.id, judgement.generation, instance.lineage_key)
         event = EventType.CERT_REISSUED
+    if adopted:
+        # First, as it raises the serials above those that the database has forgotten.
+        show_older(context, tx, instance)
     certified = certify(context, tx, subject, request.ssh_keys, agreed, now)
     if isinstance(judgement, Advance):
         done = tx.step(
@@ -162,7 +165,6 @@ def _renew_once(
     if not done:
         return None
     if adopted:
-        show_older(context, tx, instance)
         tx.add_event(
             AuditEvent(
                 EventType.GENERATION_ADOPTED,
