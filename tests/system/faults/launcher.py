@@ -152,6 +152,8 @@ def _answer(
         if pid == 0:
             _become(program, request)
         running.add(pid)
+        # The kernel gives numbers out again: this is not how an earlier process ended.
+        codes.pop(pid, None)
         return {"pid": pid}
     if "poll" in request:
         _reap(request["poll"], running, codes)
