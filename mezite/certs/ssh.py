@@ -18,7 +18,7 @@ from mezite.errors import CertificateRejected, InvalidInput
 
 SUFFIX = b"-cert-v01@openssh.com"
 CERTIFICATE_TYPES = {kind + SUFFIX: kind for kind in keys.KEY_TYPES}
-MAX_BLOB = 128 * 1024
+MAX_BLOB = wire.MAX_STRING
 MAX_REMEMBERED = 4096
 """Of longer certificates nothing is remembered, so that nobody fills the memory with them."""
 MAX_OPTIONS = 1024
@@ -173,6 +173,11 @@ def _parse(blob: bytes) -> Certificate:
 
 _parse_again = lru_cache(maxsize=256)(_parse)
 """A login shows its certificate twice, and a machine the same one often."""
+
+
+def forget() -> None:
+    """Nothing that was parsed is remembered: for a program that sees each certificate once."""
+    _parse_again.cache_clear()
 
 
 def _principals(data: bytes) -> tuple[bytes, ...]:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mezite.certs import keys
+from mezite.certs import keys, ssh
 from mezite.certs.krl import Revocations
 from mezite.certs.ssh import MAX_REMEMBERED, Certificate, Options
 from mezite.certs.wire import Reader
@@ -192,6 +192,13 @@ def _check_signature(cert: Certificate) -> None:
         verify(cert.ca_blob, cert.signature, cert.signed_part)
     except CertificateRejected as error:
         raise CertificateRejected(error.code, f"the CA's signature or key: {error}") from None
+
+
+def forget() -> None:
+    """Nothing is remembered, parsed certificates neither: for a program that sees each of them once."""
+    ssh.forget()
+    for remembered in (_load_again, _verify_again, _read_meaning_again):
+        remembered.cache_clear()
 
 
 # --- options -------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mezite.certs import keys
+from mezite.certs import keys, verify
 from mezite.core.duration import format_duration
 from mezite.core.request import Issued
 from mezite.errors import MeziteError, Refused, Unreachable, UntrustedServer
@@ -266,6 +266,8 @@ class IdentityService(Service):
         finally:
             # Where it went well, its hooks may run, whatever became of the other places.
             self._published(held)
+            # Each certificate is looked at once: what the node remembers would only grow here.
+            verify.forget()
 
     def _try(
         self, done: Event, failed: Callable[[MeziteError], Event], action: Callable[[], object]

@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
+from mezite.certs import verify
 from mezite.errors import Reason, Refused, Unreachable, UntrustedServer
 from mezite.identity.control import methods
 from mezite.identity.destination import Directory
@@ -345,3 +346,12 @@ def test_a_refusal_in_the_log_names_its_code_and_the_way_out(
     assert any("bot b is locked" in one and "(locked)" in one and "unlocked" in one for one in log)
 
 
+
+
+def test_no_certificate_is_remembered_once_published(
+    begin: Callable[..., Running], auth: Auth
+) -> None:
+    """What makes the node quick would make a daemon grow with each renewal."""
+    running = begin(token=auth.add_token(auth.add_bot()))
+    assert running.generation == 1
+    assert verify._verify_again.cache_info().currsize == 0
