@@ -51,6 +51,7 @@ setup(
             "mypy-zope>=1.0.17",
             "psycopg[binary]>=3.2,<4",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "ruff>=0.9",
             "types-protobuf",
             "types-PyYAML",
