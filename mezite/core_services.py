@@ -144,7 +144,7 @@ class CoreServices:
 
     def open_doorway(self) -> None:
         """The reactor is about to run: what the database answers comes to it from now on."""
-        self.doorway.open(self._reactor, self._reactor._asyncioEventloop)
+        self.doorway.open(self._reactor._asyncioEventloop)
 
     def close(self) -> None:
         """Writes what waits, and closes the database."""

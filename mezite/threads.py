@@ -11,18 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import txaio
 from twisted.internet.defer import Deferred
 
 T = TypeVar("T")
-
-
-class CallsFromThread(Protocol):
-    """What the doorway needs of a reactor."""
-
-    def callFromThread(self, callable: Callable[..., Any], *args: object) -> None: ...
 
 
 class Doorway:
@@ -33,25 +27,26 @@ class Doorway:
     """
 
     def __init__(self) -> None:
-        self._reactor: CallsFromThread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._futures: Any = None
 
-    def open(self, reactor: CallsFromThread, loop: asyncio.AbstractEventLoop) -> None:
-        """From now on *reactor*, which runs on the asyncio *loop*, picks up."""
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on *loop*, on which the reactor runs, picks up: without the timer
+        that the reactor's own callFromThread would add."""
         txaio.use_asyncio()
         self._futures = txaio.with_config(loop=loop)
-        self._reactor = reactor
+        self._loop = loop
 
     def close(self) -> None:
         """Back to delivering at once: the reactor is about to stop."""
-        self._reactor = None
+        self._loop = None
 
     def deliver(self, calls: Sequence[Callable[[], None]]) -> None:
         """Storage calls this in its own thread, with everything that one batch resolved."""
-        if self._reactor is None:
+        if self._loop is None:
             _run_all(calls)
         else:
-            self._reactor.callFromThread(_run_all, calls)
+            self._loop.call_soon_threadsafe(_run_all, calls)
 
     def awaitable(self, future: Future[T]) -> asyncio.Future[T]:
         """What an asyncio coroutine awaits for *future*, which :meth:`deliver` resolves."""

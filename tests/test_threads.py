@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Coroutine
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from mezite.threads import Doorway
 
+T = TypeVar("T")
 
-class LoopReactor:
-    """What the doorway needs of a reactor, on a plain asyncio loop; counts its crossings."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self.crossings = 0
+class CountingLoop(asyncio.SelectorEventLoop):
+    """Counts what crosses into it from other threads."""
 
-    def callFromThread(self, callable: Any, *args: object) -> None:
+    crossings = 0
+
+    def call_soon_threadsafe(self, callback: Any, *args: Any, **more: Any) -> asyncio.Handle:
         self.crossings += 1
-        self._loop.call_soon_threadsafe(callable, *args)
+        return super().call_soon_threadsafe(callback, *args, **more)
+
+
+def run_in(loop: CountingLoop, scenario: Coroutine[Any, Any, T]) -> T:
+    try:
+        return loop.run_until_complete(scenario)
+    finally:
+        loop.close()
 
 
 def test_before_it_is_open_results_are_delivered_where_they_are_made() -> None:
@@ -31,10 +39,11 @@ def test_before_it_is_open_results_are_delivered_where_they_are_made() -> None:
 
 
 def test_a_batch_from_a_thread_crosses_once_and_wakes_everybody() -> None:
+    loop = CountingLoop()
+
     async def scenario() -> tuple[list[Any], int]:
-        loop = asyncio.get_running_loop()
-        reactor, doorway = LoopReactor(loop), Doorway()
-        doorway.open(reactor, loop)
+        doorway = Doorway()
+        doorway.open(loop)
         futures = [Future[int]() for _ in range(64)]
         waiting = [doorway.awaitable(future) for future in futures]
         calls = [lambda future=future, n=n: future.set_result(n) for n, future in enumerate(futures[:-1])]
@@ -44,9 +53,9 @@ def test_a_batch_from_a_thread_crosses_once_and_wakes_everybody() -> None:
         results = await asyncio.gather(*waiting, return_exceptions=True)
         thread.join()
         doorway.close()
-        return results, reactor.crossings
+        return results, loop.crossings
 
-    results, crossings = asyncio.run(scenario())
+    results, crossings = run_in(loop, scenario())
     assert crossings == 1
     assert results[:-1] == list(range(63))
     assert isinstance(results[-1], ValueError)
@@ -56,9 +65,8 @@ def test_a_waiter_that_was_cancelled_costs_nobody_anything() -> None:
     """A gRPC call that is gone leaves the outcome of its use case as it is."""
 
     async def scenario() -> int:
-        loop = asyncio.get_running_loop()
         doorway = Doorway()
-        doorway.open(LoopReactor(loop), loop)
+        doorway.open(asyncio.get_running_loop())
         future = Future[int]()
         gone, here = doorway.awaitable(future), doorway.awaitable(future)
         gone.cancel()

@@ -33,16 +33,13 @@ class Server:
         self.serving = True
         self.boottime = 0.0
         self._doorway = Doorway()
-        self._doorway.open(self, self.loop)
+        self._doorway.open(self.loop)
         self.storage = MemoryStorage(deliver=self._doorway.deliver)
         self.guard = ClockGuard(lambda: auth.now, lambda: self.boottime)
         self.upkeep = Upkeep(
             auth.context, self.storage, self._doorway, self.guard, timedelta(days=400),
             reactor=Clock(), is_serving=lambda: self.serving,
         )
-
-    def callFromThread(self, call: Callable[..., Any], *args: object) -> None:
-        self.loop.call_soon_threadsafe(call, *args)
 
     def result(self, deferred: Deferred[Any]) -> Any:
         return self.loop.run_until_complete(asyncio.wait_for(deferred.asFuture(self.loop), 30))

@@ -165,10 +165,7 @@ def _place(message: pb.RenewBody | pb.LeaveBody) -> tuple[str, int]:
     """The instance and the generation that a request comes from."""
     if not 1 <= message.generation <= MAX_GENERATION:
         raise InvalidInput(f"{message.generation} is out of bounds", "generation")
-    try:
-        return str(UUID(message.instance_id)), message.generation
-    except ValueError:
-        raise InvalidInput("not a UUID", "instance_id") from None
+    return _uuid(message.instance_id, "instance_id"), message.generation
 
 
 def leave_request_from(body: bytes) -> LeaveRequest:

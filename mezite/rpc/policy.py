@@ -1,4 +1,4 @@
-"""Who may call which method, and the interceptor that enforces it.
+"""Who may call which method, and the gate that enforces it.
 
 Machines authenticate inside their messages (a signature by the lineage key),
 because grpc can require client certificates or ignore them, never take them
@@ -8,7 +8,7 @@ and a method that is not in the table is open to nobody.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterable
 from typing import Any
 
 import grpc
@@ -36,9 +36,6 @@ METHODS: dict[str, str] = {
 }
 
 _TLS13 = [b"TLSv1.3"]
-
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
-
 
 def _deny(code: grpc.StatusCode, details: str) -> grpc.RpcMethodHandler:
     async def refuse(_request: object, context: grpc.aio.ServicerContext) -> None:
@@ -73,16 +70,38 @@ def _strict(handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
     return grpc.unary_unary_rpc_method_handler(answer_or_refuse, read, handler.response_serializer)
 
 
-class Gate(grpc.aio.ServerInterceptor):
-    """Lets through what the table knows, and can be read."""
+class Gate(grpc.GenericRpcHandler):
+    """Lets through what the table knows, and can be read.
 
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Any:
-        if handler_call_details.method not in METHODS:
+    Services are added to it in place of the server, which asks it for every
+    call: an interceptor would decide the same anew, and cost each call a
+    coroutine and a wrapper.
+    """
+
+    def __init__(self) -> None:
+        self._services: list[grpc.GenericRpcHandler] = []
+        self._found: dict[str, grpc.RpcMethodHandler] = {}
+
+    def add_generic_rpc_handlers(self, services: Iterable[grpc.GenericRpcHandler]) -> None:
+        """What generated code calls."""
+        self._services += services
+
+    def add_registered_method_handlers(self, service_name: str, handlers: object) -> None:
+        """Of the same handlers once more: nothing that is let in by itself."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        method = handler_call_details.method
+        return self._found.get(method) or self._look_up(method, handler_call_details)
+
+    def _look_up(self, method: str, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        if method not in METHODS:
             return _UNKNOWN
-        handler = await continuation(handler_call_details)
-        return handler if handler is None or handler.unary_unary is None else _strict(handler)
+        for service in self._services:
+            handler = service.service(details)
+            if handler is not None:
+                self._found[method] = handler if handler.unary_unary is None else _strict(handler)
+                return self._found[method]
+        return _UNKNOWN
 
 
 def speaks_tls13(context: grpc.aio.ServicerContext) -> bool:

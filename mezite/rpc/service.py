@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -131,13 +131,17 @@ class AuthRpcService(Service):
         """Raises :class:`Conflict` when the address is taken."""
         super().privilegedStartService()
         asyncio.set_event_loop(self._loop)
-        server = grpc.aio.server(interceptors=(Gate(),), options=_options(self._is_shared))
-        add_IdentityServiceServicer_to_server(self._api, server)
+        server, gate = grpc.aio.server(options=_options(self._is_shared)), Gate()
+        add_IdentityServiceServicer_to_server(self._api, gate)
         self._health = Health(("", SERVICE_NAME))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, gate)
         names = (SERVICE_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
                  reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            reflection.aio.ReflectionServicer(service_names=names),  # type: ignore[attr-defined]  # stubs
+            gate,
+        )
+        server.add_generic_rpc_handlers((gate,))
         host = f"[{self._host}]" if ":" in self._host else self._host
         try:
             self.bound_port = server.add_secure_port(f"{host}:{self._port}", self._leaf.credentials())
