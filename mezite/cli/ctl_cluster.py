@@ -1,4 +1,4 @@
-"""`mezctl status`, `nodes`, `ca` and `audit`."""
+"""`mezctl status`, `nodes` and `ca`."""
 
 from __future__ import annotations
 
@@ -192,60 +192,3 @@ def _write_rotated(answer: Any) -> None:
     if answer["next_stage"]:
         hint(f"next, after {answer['not_before']}: mezctl ca rotate --type={answer['type']} "
              f"({answer['next_stage']})")
-
-
-# --- audit ---------------------------------------------------------------------------------
-
-_SHOWN = 100
-
-
-@click.group(cls=Group)
-def audit() -> None:
-    """The audit log: who did what to whom, and what became of it."""
-
-
-@audit.command("ls")
-@click.option("--type", "type_name", metavar="TYPE", help="Only events of this type, such as bot.created.")
-@click.option("--resource", metavar="NAME", help="Only events on this bot, instance, token, role or lock.")
-@click.option(
-    "--limit", type=click.IntRange(1, 1000), metavar="N", help=f"How many at most; default {_SHOWN}."
-)
-@click.option("--after", metavar="TOKEN", help="Older ones: those after the page whose `next` was TOKEN.")
-@click.option("--all", "everything", is_flag=True, help="From the first event on.")
-@pass_asking
-def audit_ls(
-    asking: Asking, type_name: str | None, resource: str | None, limit: int | None, after: str | None,
-    everything: bool,
-) -> None:
-    """List the latest events, the newest one last (in JSON, first)."""
-    wanted = {"type": type_name, "resource": resource}
-    if everything:
-        events = list(asking.server().pages("audit.ls", "events", wanted))
-        answer = {"events": events, "next": None}
-    else:
-        answer = asking.call("audit.ls", **wanted, limit=limit or _SHOWN, after=after)
-    asking.show(answer, _write_events)
-
-
-def _write_events(answer: Any) -> None:
-    columns = {
-        "TIME": lambda event: event["timestamp"],
-        "CODE": lambda event: event["event_code"],
-        "TYPE": lambda event: event["event_type"],
-        "WHO": lambda event: event["user_name"],
-        "WHAT": lambda event: f"{event['resource_type']}/{event['resource_name']}",
-        "FROM": lambda event: event["client_ip"],
-        "DETAILS": _details,
-    }
-    if not answer["events"]:
-        hint("no events")
-        return
-    output.table(columns, list(reversed(answer["events"])))
-    if answer["next"] is not None:
-        hint(f"older ones: --after {answer['next']}, or --all")
-
-
-def _details(event: Any) -> str:
-    facts = [f"{key}={value}" for key, value in event["fields"].items() if value != ""]
-    told = [event["reason"], event["message"], " ".join(facts)]
-    return ": ".join(part for part in told if part)

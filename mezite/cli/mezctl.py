@@ -20,7 +20,7 @@ _COMMANDS = {
     "locks": ("mezite.cli.ctl_locks", "Locks: stop a bot, instance, role, login or node at once."),
     "nodes": ("mezite.cli.ctl_cluster", "SSH nodes that the cluster knows."),
     "ca": ("mezite.cli.ctl_cluster", "Certificate authorities: what SSH servers and clients trust."),
-    "audit": ("mezite.cli.ctl_cluster", "The audit log: who did what."),
+    "audit": ("mezite.cli.ctl_audit", "The audit log: who did what."),
     "backup": ("mezite.cli.ctl_backup", "A copy of the database, made while the server runs."),
     "restore": ("mezite.cli.ctl_restore", "Say that the database was put back from a backup."),
     "identity": ("mezite.cli.ctl_identity", "The daemon on this machine: its state; renew now."),
