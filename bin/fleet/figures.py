@@ -12,6 +12,7 @@ def is_good(figures: dict[str, Any]) -> bool:
         figures["spurious locks"] == figures["identities lost"] == 0
         and figures["logins failed because of rotation"][THROUGH_CONFIG] == 0
         and figures["thefts found"] == figures["thefts planted"]
+        and figures["restored database found out by the server"] == 1
     )
 
 

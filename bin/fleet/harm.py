@@ -35,6 +35,8 @@ class Harm:
         self._later = later
         self.proxy = Proxy(site.port, self._choose)
         self.is_quiet = False
+        self.found_out = False
+        """The server knew its database for an older copy."""
         self.busy: set[str] = set()
         """Machines that something is being done to."""
         self.server_is_busy = threading.Lock()
@@ -145,7 +147,8 @@ class Harm:
             self._site.start()
 
     def restore(self, backup: Path) -> None:
-        """Its files are put back by hand, under a fleet that has renewed since."""
+        """Its files are put back by hand, under a fleet that has renewed since; the server finds
+        that out, and only then does the operator say so."""
         with self.server_is_busy:
             self._stop()
             for path in self._site.data.glob("mezite.db*"):
@@ -153,6 +156,8 @@ class Harm:
             for path in backup.iterdir():
                 shutil.copy2(path, self._site.data / path.name)
             self._site.start()
+            self.found_out = self._site.call("status")["older_copy"] is not None
+            self._site.call("restore")
         self.done["server: database restored from a backup"] += 1
 
     def _stop(self) -> None:

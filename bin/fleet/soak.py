@@ -316,6 +316,7 @@ class Soak:
             "seed": self.settings.seed,
             "renewals": sum(one["generation"] - 1 for one in instances),
             "lost replies made good": self._events("user.cert.reissued"),
+            "restored database found out by the server": int(self.harm.found_out),
             "generations adopted after the restore": self._events("generation_adopted"),
             "faults": dict(sorted((broken + self.harm.done).items())),
             "ends of daemons besides kills": dict(sorted(self.ended.items())),
