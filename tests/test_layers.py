@@ -50,6 +50,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "mezite.cli.mezd": ("mezite.config", "mezite.cli", "mezite.identity", "mezite.agent", "mezite.rpc.client",
                         "mezite.core", "mezite.diagnostics", "mezite.logs", "mezite.supervision"),
     "mezite.cli.mezd_outputs": ("mezite.config", "mezite.identity", "mezite.agent", "mezite.lockfile"),
+    "mezite.cli.ctl_db": ("mezite.config", "mezite.cli", "mezite.lockfile", "mezite.storage.moving"),
     "mezite.cli": ("mezite.config", "mezite.cli", "mezite.admin.client", "mezite.core"),
     "mezite.core_services": ("mezite.auth", "mezite.config.server", "mezite.core", "mezite.database",
                              "mezite.threads"),

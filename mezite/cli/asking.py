@@ -37,7 +37,7 @@ class Asking:
     def server(self) -> client.Client:
         """The auth server's socket: the one named, or the first default one where it listens."""
         if self._server is None:
-            sockets = [self.socket] if self.socket else _default_sockets()
+            sockets = self.socket.split(",") if self.socket else _default_sockets()
             self._server = client.connect(sockets, remedy=_SERVER_REMEDY)
         return self._server
 

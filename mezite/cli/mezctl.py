@@ -22,6 +22,7 @@ _COMMANDS = {
     "ca": ("mezite.cli.ctl_cluster", "Certificate authorities: what SSH servers and clients trust."),
     "audit": ("mezite.cli.ctl_audit", "The audit log: who did what."),
     "backup": ("mezite.cli.ctl_backup", "A copy of the database, made while the server runs."),
+    "db": ("mezite.cli.ctl_db", "The database itself: move it to PostgreSQL."),
     "restore": ("mezite.cli.ctl_restore", "Say that the database was put back from a backup."),
     "identity": ("mezite.cli.ctl_identity", "The daemon on this machine: its state; renew now."),
 }
@@ -43,8 +44,8 @@ Exit codes: 0 done, 1 failed (unreachable), 2 asked wrongly, 3 refused.""",
 @click.option(
     "--socket",
     metavar="PATH",
-    help="The unix socket to ask.  Default: MEZITE_ADMIN_SOCKET, or /run/mezite/admin.sock, "
-    "or admin.sock in the server's data directory.",
+    help="The unix socket to ask; of several, by commas, the first that answers.  Default: "
+    "MEZITE_ADMIN_SOCKET, or /run/mezite/admin.sock, or admin.sock in the server's data directory.",
 )
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="text", help="Default: text.")
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
