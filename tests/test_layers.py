@@ -49,6 +49,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
                         "mezite.agent", "mezite.lockfile", "mezite.supervision"),
     "mezite.cli.mezd": ("mezite.config", "mezite.cli", "mezite.identity", "mezite.agent", "mezite.rpc.client",
                         "mezite.core", "mezite.diagnostics", "mezite.logs", "mezite.supervision"),
+    "mezite.cli.ctl_certs": ("mezite.certs", "mezite.cli"),
     "mezite.cli.mezd_outputs": ("mezite.config", "mezite.identity", "mezite.agent", "mezite.lockfile"),
     "mezite.cli.ctl_db": ("mezite.config", "mezite.cli", "mezite.lockfile", "mezite.storage.moving"),
     "mezite.cli": ("mezite.config", "mezite.cli", "mezite.admin.client", "mezite.core"),

@@ -21,6 +21,7 @@ _COMMANDS = {
     "nodes": ("mezite.cli.ctl_cluster", "SSH nodes that the cluster knows."),
     "ca": ("mezite.cli.ctl_cluster", "Certificate authorities: what SSH servers and clients trust."),
     "audit": ("mezite.cli.ctl_audit", "The audit log: who did what."),
+    "certs": ("mezite.cli.ctl_certs", "What a certificate says; no server is asked."),
     "backup": ("mezite.cli.ctl_backup", "A copy of the database, made while the server runs."),
     "db": ("mezite.cli.ctl_db", "The database itself: move it to PostgreSQL."),
     "restore": ("mezite.cli.ctl_restore", "Say that the database was put back from a backup."),
