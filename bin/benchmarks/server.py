@@ -22,7 +22,7 @@ class AuthServer(Cluster):
     def is_serving(self) -> bool:
         assert self.server is not None
         assert self.server.code is None, self.server.text()
-        with_node = not self.overrides or self.overrides["ssh"]["enabled"]
+        with_node = "ssh" not in self.overrides or self.overrides["ssh"]["enabled"]
         ports = (self.port, self.node_port) if with_node else (self.port,)
         return (self.data / "admin.sock").exists() and all(map(self._listens, ports))
 
@@ -60,7 +60,11 @@ def children(pid: int) -> list[int]:
 def auth_server(*, node: bool = False, workers: int = 1) -> Iterator[AuthServer]:
     """One that is serving, in a directory of its own; everything ends with the block."""
     with tempfile.TemporaryDirectory(prefix="mezite-bench.") as directory:
-        overrides: dict[str, Any] = {} if node else {"ssh": {"enabled": False}}
+        # All machines of a benchmark share one address, and join as fast as they can.
+        limits = {"joins_per_second": 100_000, "joins_per_second_of_address": 100_000}
+        overrides: dict[str, Any] = {"limits": limits}
+        if not node:
+            overrides["ssh"] = {"enabled": False}
         if workers > 1:
             overrides["auth"] = {"workers": workers}
         server = AuthServer(Path(directory), overrides)

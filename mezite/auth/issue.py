@@ -50,7 +50,8 @@ def locked(
 ) -> Refused | None:
     """The refusal for the first lock that holds for this subject, a final one first."""
     targets = locks.subject_targets(bot=bot, instance=instance, roles=roles)
-    held = locks.holding(tx.locks_on(targets), targets, now)
+    found = tx.locks_on(targets)
+    held = locks.holding(found, targets, now) if found else ()
     if not held:
         return None
     lock = held[0]
