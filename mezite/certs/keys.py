@@ -325,9 +325,11 @@ def verify_with(
         elif isinstance(key, rsa.RSAPublicKey):
             if kind not in _RSA_HASHES:
                 raise _bad("its type does not fit the key, or is SHA-1")
-            if len(raw) != (key.key_size + 7) // 8:
-                raise _bad("it has not the length of the modulus")
-            key.verify(raw, data, padding.PKCS1v15(), _RSA_HASHES[kind])
+            size = (key.key_size + 7) // 8
+            if len(raw) > size:
+                raise _bad("it is longer than the modulus")
+            # Some clients leave out leading zeros (RFC 8332 §3 is silent); sshd pads, too.
+            key.verify(raw.rjust(size, b"\0"), data, padding.PKCS1v15(), _RSA_HASHES[kind])
         else:
             curve = _CURVE_NAMES[key.curve.name]
             if kind != b"ecdsa-sha2-" + curve:

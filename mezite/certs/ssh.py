@@ -18,7 +18,8 @@ from mezite.errors import CertificateRejected, InvalidInput
 
 SUFFIX = b"-cert-v01@openssh.com"
 CERTIFICATE_TYPES = {kind + SUFFIX: kind for kind in keys.KEY_TYPES}
-MAX_BLOB = wire.MAX_STRING
+MAX_BLOB = 127 * 1024
+"""As much as sshd takes, which has it twice in one message of 256 KiB to its monitor."""
 MAX_REMEMBERED = 4096
 """Of longer certificates nothing is remembered, so that nobody fills the memory with them."""
 MAX_OPTIONS = 1024

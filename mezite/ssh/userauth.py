@@ -57,6 +57,7 @@ class NodeUserAuth(SSHService):
         self._busy: Deferred[None] | None = None
         self._failures = 0
         self._asked = False
+        self._named: tuple[bytes, bytes] | None = None
         self._done = False
 
     def serviceStopped(self) -> None:
@@ -111,6 +112,14 @@ class NodeUserAuth(SSHService):
         """
         reader = Reader(packet, "login request")
         user, service, method = reader.string(1024), reader.string(64), reader.string(64)
+        self._named = self._named or (user, service)
+        if self._named != (user, service):
+            # As sshd (RFC 4252 §5 allows it): attempts are counted for one login.
+            self._done = True
+            self.transport.sendDisconnect(
+                transport.DISCONNECT_PROTOCOL_ERROR, b"change of username or service not allowed"
+            )
+            return
         if method == b"none" and not self._asked:
             # How clients ask for the methods; more than once it is an attempt.
             self._asked = True

@@ -5,22 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
 import pytest
 
 from mezite.certs import keys
-from tests.ssh.matrix import field_cases, key_cases
-from tests.ssh.matrix.packing import CAS, LOGIN, Case
-from tests.ssh.matrix.servers import SSHD, Judge, Sshd
+from tests.ssh.client import REQUEST, SUCCESS
+from tests.ssh.matrix import field_cases, key_cases, odd_cases
+from tests.ssh.matrix.packing import CAS, FOREIGN, LOGIN, Case, certificate
+from tests.ssh.matrix.servers import SSHD, Connection, Judge, Sshd
 from tests.ssh.test_openssh import Node, started
 
 Group = Callable[[], Iterator[Case]]
 GROUPS: list[Group] = [
     key_cases.kinds, key_cases.subjects, key_cases.authorities, field_cases.times, field_cases.principals,
     field_cases.critical_options, field_cases.addresses, field_cases.extensions, field_cases.form,
-    field_cases.requests,
+    field_cases.requests, odd_cases.odd_keys, odd_cases.odd_sizes, odd_cases.odd_requests,
 ]
 DOCUMENT = Path(__file__).parents[2] / "docs" / "conch-certificates.md"
 
@@ -90,10 +92,47 @@ def test_sshd_agrees_or_is_laxer_for_a_reason(group: Group, node: Node, sshd: Ss
     assert laxer == []
 
 
+GOOD, BAD = Case("good", True, certificate()), Case("bad", False, certificate(ca=FOREIGN))
+SEQUENCES: dict[str, tuple[list[tuple[str, Case]], bool]] = {
+    "asked, then signed": ([("ask", GOOD), ("log in", GOOD)], True),
+    "asked for another, then signed": ([("ask", BAD), ("log in", GOOD)], True),
+    "three that are refused, then a good one": ([("log in", BAD)] * 3 + [("log in", GOOD)], True),
+    "asked for often, then signed": ([("ask", GOOD)] * 5 + [("log in", GOOD)], True),
+    "methods asked for, then signed": ([("methods", GOOD), ("log in", GOOD)], True),
+    "methods asked for after a refusal": ([("log in", BAD), ("methods", GOOD), ("log in", GOOD)], True),
+    "another login first": ([("log in", replace(GOOD, login=b"nobody")), ("log in", GOOD)], False),
+    "another login asked for first": ([("ask", replace(GOOD, login=b"nobody")), ("log in", GOOD)], False),
+    "another login for the methods": (
+        [("methods", replace(GOOD, login=b"nobody")), ("log in", GOOD)], False
+    ),
+    "another service first": ([("log in", replace(GOOD, service=b"ssh-x")), ("log in", GOOD)], False),
+    "refused to the end": ([("log in", BAD)] * 2, False),
+}
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_requests_one_after_the_other(name: str, node: Node, sshd: Sshd) -> None:
+    """In one connection: both let the last one in, or neither."""
+    requests, good = SEQUENCES[name]
+    for port in (sshd.port, node.port):
+        connection = Connection(port)
+        answer = None
+        try:
+            for kind, case in requests:
+                payload = {
+                    "ask": case.probe(), "methods": replace(case, method=b"none").head(),
+                    "log in": case.request(connection.session),
+                }[kind]
+                answer = connection.ask(REQUEST, payload) if connection.is_open else None
+        finally:
+            connection.close()
+        assert (answer == SUCCESS) is good, port == node.port
+
+
 def test_names_of_cases_are_unique() -> None:
     names = [case.name for group in GROUPS for case in cases(group)]
     assert len(names) == len(set(names))
-    assert len(names) > 400
+    assert len(names) > 750
 
 
 def test_every_difference_is_documented() -> None:
