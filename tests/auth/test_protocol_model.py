@@ -19,10 +19,21 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from mezite.auth import older
+from mezite.auth.admin_instances import recover_instance
+from mezite.auth.context import Operator
 from mezite.certs import keys
 from mezite.core.model import Lock
 from mezite.core.request import JOIN, RENEW, Issued, JoinRequest, RenewRequest, Signed, signed_bytes
-from mezite.errors import InvalidInput, Reason, Refused, StateFailure, Unreachable
+from mezite.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    Reason,
+    Refused,
+    StateFailure,
+    Unreachable,
+)
 from mezite.identity.events import (
     Answered,
     Ask,
@@ -173,7 +184,7 @@ class World(RuleBasedStateMachine):
     def begin(self) -> None:
         self.auth = Auth()
         bot = self.auth.add_bot()
-        tokens = [self.auth.add_token(bot, ttl=timedelta(days=90)) for _ in range(2)]
+        tokens = [self.auth.add_token(bot, ttl=timedelta(days=3650)) for _ in range(2)]
         self.owners = [
             Daemon(self, Options(token, server="auth:3025", host="ci"), Durable()) for token in tokens
         ]
@@ -289,6 +300,27 @@ class World(RuleBasedStateMachine):
         for daemon in self.daemons:
             daemon.feed(Tick())
 
+    @rule()
+    def a_fortnight_passes(self) -> None:
+        """Longer than a lineage renews by itself."""
+        self.time_passes(14 * 86_400)
+
+    @rule()
+    def an_operator_recovers_whoever_is_expired(self) -> None:
+        for instance in sorted(self.owner_of):
+            self.recover(instance)
+
+    def recover(self, instance: str) -> None:
+        """As `mezctl instances recover` does, where it would."""
+
+        def use_case(tx: Any) -> None:
+            try:
+                recover_instance(self.auth.context, tx, Operator(0, "root"), instance)
+            except (Conflict, NotFound):
+                return
+
+        self.auth.write(use_case)
+
     # --- processes and disks ------------------------------------------------------------------
 
     @rule(which=PICK, after=st.integers(0, 5))
@@ -396,6 +428,11 @@ class World(RuleBasedStateMachine):
         assert locked <= self.locked()
 
     def check_owner(self, owner: Daemon) -> None:
+        # What an operator does after a restore, but for the tokens, which are to be used here.
+        self.auth.write(older.declared)
+        for instance, whose in self.owner_of.items():
+            if whose is owner:
+                self.recover(instance)
         owner.start()
         self.settle(owner)
         owner.feed(RenewNow())
