@@ -32,6 +32,8 @@ setup(
         "grpcio-health-checking>=1.85.1,<2",
         "grpcio-reflection>=1.85.1,<2",
         "protobuf>=7.36,<8",
+        # The text of /metrics; loaded where diagnostics are served.
+        "prometheus-client>=0.20",
         "txaio>=23",
         "click>=8.1",
         "PyYAML>=6",

@@ -28,10 +28,6 @@ GATHER_S = 0.02
 """So long audit events wait for others, to be written in one transaction."""
 
 
-def _boottime() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
 class CoreServices:
     """Opened by the constructor, of use after :meth:`load`, until :meth:`close`.
 
@@ -52,7 +48,14 @@ class CoreServices:
         self._events: list[AuditEvent] = []
         self.when_reloaded: list[Callable[[], object]] = []
         """Called when other authorities sign or are trusted; a Deferred is waited for."""
-        self.guard = ClockGuard(self.clock, _boottime)
+        self.guard = ClockGuard(self.clock, self.boottime)
+        self.on_event: Callable[[AuditEvent], None] | None = None
+        """Hears of each recorded event."""
+
+    @staticmethod
+    def boottime() -> float:
+        """Seconds of a clock that nobody sets, and that runs while the machine sleeps."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     @staticmethod
     def clock() -> datetime:
@@ -154,6 +157,9 @@ class CoreServices:
 
     def record(self, event: AuditEvent) -> None:
         """Fire and forget: what it tells of has happened, whatever becomes of the row."""
+        if self.on_event is not None:
+            self.on_event(event)
+
         self._events.append(event)
         if len(self._events) == 1:
             self._reactor.callLater(GATHER_S, self._write_events)

@@ -1,4 +1,4 @@
-"""Health over HTTP, for whatever restarts or routes: ``/healthz`` and ``/readyz``.
+"""Over HTTP, for whatever restarts, routes or watches: ``/healthz``, ``/readyz`` and ``/metrics``.
 
 Both programs serve it where they are told to, on loopback if they are wise: it
 asks nobody who he is, and its answers name bots and instances.
@@ -22,25 +22,30 @@ from mezite.errors import Conflict
 NotReady = Callable[[], Any]
 """Why the program is not ready (a text), or ``None``; or a Deferred with that."""
 
+Collect = Callable[[], Any]
+"""The metrics in Prometheus's text format (bytes), or a Deferred with them."""
+
+_METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 _IDLE_S = 15
 _log = Logger()
 
 
 class DiagnosticsService(Service):
-    """Serves ``/healthz`` (200 while the program runs at all) and ``/readyz`` (200,
-    or 503 with the reason)."""
+    """Serves ``/healthz`` (200 while the program runs at all), ``/readyz`` (200,
+    or 503 with the reason) and ``/metrics``."""
 
-    def __init__(self, reactor: Any, host: str, port: int, not_ready: NotReady) -> None:
+    def __init__(self, reactor: Any, host: str, port: int, not_ready: NotReady, collect: Collect) -> None:
         self._reactor = reactor
         self._host = host
         self._port = port
         self._not_ready = not_ready
+        self._collect = collect
         self._listening: Any = None
 
     def privilegedStartService(self) -> None:
         """Raises :class:`Conflict` when the address cannot be had."""
         super().privilegedStartService()
-        site = _Site(_Root(self._not_ready), timeout=_IDLE_S)
+        site = _Site(_Root(self._not_ready, self._collect), timeout=_IDLE_S)
         try:
             self._listening = self._reactor.listenTCP(self._port, site, backlog=16, interface=self._host)
         except CannotListenError as error:
@@ -67,9 +72,10 @@ class _Site(Site):
 class _Root(Resource):
     isLeaf = True
 
-    def __init__(self, not_ready: NotReady) -> None:
+    def __init__(self, not_ready: NotReady, collect: Collect) -> None:
         super().__init__()
         self._not_ready = not_ready
+        self._collect = collect
 
     def render(self, request: Request) -> Any:
         """Twisted's name for it."""
@@ -79,39 +85,50 @@ class _Root(Resource):
         if request.path == b"/healthz":
             return _answer(request, OK, "ok")
         if request.path == b"/readyz":
-            return self._readiness(request)
+            return self._later(request, self._not_ready, _readiness, "readiness could not be found out")
         if request.path == b"/metrics":
-            return _answer(request, NOT_FOUND, "there are no metrics yet; a later version has them")
-        return _answer(request, NOT_FOUND, "there are /healthz and /readyz")
+            return self._later(request, self._collect, _metrics, "the metrics could not be collected")
+        return _answer(request, NOT_FOUND, "there are /healthz, /readyz and /metrics")
 
-    def _readiness(self, request: Request) -> Any:
+    def _later(
+        self, request: Request, find: Callable[[], Any], show: Callable[[Request, Any], bytes], trouble: str
+    ) -> Any:
         gone: list[object] = []
         request.notifyFinish().addErrback(gone.append)
 
-        def told(reason: str | None) -> None:
+        def found(what: Any) -> None:
             if not gone:
-                request.write(_answer(request, *_readiness(reason)))
+                request.write(show(request, what))
                 request.finish()
 
         def failed(failure: Any) -> None:
-            _log.failure("readiness could not be found out", failure)
+            _log.failure(trouble, failure)
             if not gone:
-                request.write(_answer(request, INTERNAL_SERVER_ERROR, "readiness could not be found out"))
+                request.write(_answer(request, INTERNAL_SERVER_ERROR, trouble))
                 request.finish()
 
-        found: Deferred[str | None] = maybeDeferred(self._not_ready)
-        found.addCallback(told).addErrback(failed)
+        finding: Deferred[Any] = maybeDeferred(find)
+        finding.addCallback(found).addErrback(failed)
         return NOT_DONE_YET
 
 
-def _readiness(reason: str | None) -> tuple[int, str]:
-    return (OK, "ready") if reason is None else (SERVICE_UNAVAILABLE, f"not ready: {reason}")
+def _metrics(request: Request, text: bytes) -> bytes:
+    return _whole(request, OK, _METRICS_TYPE, text)
+
+
+def _readiness(request: Request, reason: str | None) -> bytes:
+    if reason is None:
+        return _answer(request, OK, "ready")
+    return _answer(request, SERVICE_UNAVAILABLE, f"not ready: {reason}")
 
 
 def _answer(request: Request, code: int, text: str) -> bytes:
-    body = f"{text}\n".encode()
+    return _whole(request, code, b"text/plain; charset=utf-8", f"{text}\n".encode())
+
+
+def _whole(request: Request, code: int, kind: bytes, body: bytes) -> bytes:
     request.setResponseCode(code)
-    request.setHeader(b"content-type", b"text/plain; charset=utf-8")
+    request.setHeader(b"content-type", kind)
     request.setHeader(b"cache-control", b"no-store")
     request.setHeader(b"content-length", b"%d" % len(body))
     return body

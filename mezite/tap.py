@@ -26,6 +26,7 @@ import mezite
 from mezite import logs, supervision
 from mezite.config.server import STOP_GRACE, ServerConfig, SshConfig
 from mezite.errors import MeziteError
+from mezite.metering import RequestMeter
 from mezite.supervision import ServiceManager
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ class Machines(Protocol):
     def is_serving(self) -> bool: ...
     @property
     def refusals(self) -> Mapping[str, int]: ...
+    @property
+    def meter(self) -> RequestMeter: ...
+    @property
+    def waiting(self) -> int: ...
     def setServiceParent(self, parent: MultiService) -> None: ...
 
 
@@ -191,15 +196,19 @@ class AuthServer(MultiService):
         core.when_reloaded.append(leaf.refresh)
         if self._worker:
             self.every(FOLLOW_CLOCK_S, core.follow_clock)
-        refusals = RefusalLog()
+        refusals, meter = RefusalLog(), RequestMeter()
         return AuthRpcService(
             self._reactor,
             self._reactor._asyncioEventloop,
             config.listen_host,
             config.listen_port,
-            api=AuthApi(core.context, core.run_rpc, core.record, core.guard.fault, refusals, config.limits),
+            api=AuthApi(
+                core.context, core.run_rpc, core.record, core.guard.fault, refusals, config.limits,
+                meter=meter,
+            ),
             leaf=LeafSource(leaf.current),
             refusals=refusals.counts,
+            meter=meter,
             grace=STOP_GRACE,
             serving=self._serving,
             is_shared=bool(self._worker),
@@ -253,8 +262,12 @@ class AuthServer(MultiService):
         )
         if config.diag is not None:
             from mezite.diagnostics import DiagnosticsService
+            from mezite.server_metrics import ServerMetrics
 
-            DiagnosticsService(self._reactor, *config.diag, upkeep.not_ready_reason).setServiceParent(self)
+            metrics = ServerMetrics(core, machines, upkeep.not_ready_reason)
+            DiagnosticsService(
+                self._reactor, *config.diag, upkeep.not_ready_reason, metrics.collect
+            ).setServiceParent(self)
         self.every(HEARTBEAT.total_seconds(), upkeep.beat)
         self.every(config.prune_every.total_seconds(), upkeep.prune)
 
@@ -294,6 +307,15 @@ class AuthServer(MultiService):
     def refusals(self) -> Mapping[str, int]:
         """How often which refusal was given since the start."""
         return self._machines.refusals
+
+    @property
+    def meter(self) -> RequestMeter:
+        """What was answered since the start."""
+        return self._machines.meter
+
+    @property
+    def waiting(self) -> int:
+        return self._machines.waiting
 
     def every(self, seconds: float, call: Callable[..., object], *args: object) -> None:
         looping = LoopingCall(call, *args)

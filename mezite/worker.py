@@ -19,9 +19,8 @@ REPORT_EVERY_S = 1.0
 class Reports:
     """Tells the head what has changed, as one JSON line; never waits for it."""
 
-    def __init__(self, refusals: Callable[[], Mapping[str, int]], is_serving: Callable[[], bool]) -> None:
-        self._refusals = refusals
-        self._is_serving = is_serving
+    def __init__(self, facts: Callable[[], Mapping[str, object]]) -> None:
+        self._facts = facts
         self._told = ""
 
     def changed(self, topics: frozenset[str]) -> None:
@@ -30,7 +29,7 @@ class Reports:
             os.write(REPORTS, json.dumps({"topics": sorted(topics)}).encode() + b"\n")
 
     def tell(self) -> None:
-        line = json.dumps({"serving": self._is_serving(), "refusals": self._refusals()}) + "\n"
+        line = json.dumps(self._facts()) + "\n"
         if line != self._told:
             with contextlib.suppress(OSError):
                 os.write(REPORTS, line.encode())
@@ -82,7 +81,10 @@ def main() -> int:
         server.privilegedStartService()
     except MeziteError:
         return 1  # it has been logged
-    reports = Reports(lambda: server.refusals, lambda: server.is_serving)
+    reports = Reports(lambda: {
+        "serving": server.is_serving, "refusals": server.refusals, "waiting": server.waiting,
+        "requests": server.meter.as_json(),
+    })
     server.storage.subscribe(reports.changed)
     server.every(REPORT_EVERY_S, reports.tell)
     server.startService()

@@ -9,7 +9,7 @@ A worker has from its head: on its standard input the configuration, then the
 topics of what others have changed, and at last its end, by which a worker whose
 head has died stops; and the lock of the data directory, so that no second head
 starts beside workers that are left.  It gives back its log on standard output,
-and on REPORTS, one JSON object a line, whether it serves, the refusals it has
+and on REPORTS, one JSON object a line, whether it serves, what it has
 counted, and the topics of what it has changed.
 """
 
@@ -36,6 +36,7 @@ from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
 from mezite.errors import Conflict
+from mezite.metering import RequestMeter
 
 REPORTS = 3
 """File descriptor of a worker on which it reports."""
@@ -112,6 +113,8 @@ class Worker:
     restart: Any = None
     refusals: Counter[str] = field(default_factory=Counter)
     """Of the processes that held this place before."""
+    requests: RequestMeter = field(default_factory=RequestMeter)
+    """Likewise."""
 
 
 class _Process(ProcessProtocol):
@@ -127,9 +130,11 @@ class _Process(ProcessProtocol):
         self.is_serving = False
         self.told_to_end = False
         self.refusals: Mapping[str, int] = {}
+        self.requests: Mapping[str, Any] = {}
+        self.waiting = 0
         self.serving: Deferred[bool] = Deferred()
         """Fires with whether it came to serve, or died before that."""
-        self.ended: Deferred[BaseException] = Deferred()
+        self.ended: Deferred[BaseException | None] = Deferred()
         """Fires with how it ended."""
         self._configuration = configuration
         self._reported = reported
@@ -164,6 +169,8 @@ class _Process(ProcessProtocol):
         if "topics" in report:
             self._changed(self.number, report["topics"])
         self.refusals = report.get("refusals", self.refusals)
+        self.requests = report.get("requests", self.requests)
+        self.waiting = report.get("waiting", self.waiting)
         if report.get("serving") and not self.is_serving:
             self.is_serving = True
             self._reported()
@@ -238,6 +245,21 @@ class WorkerSupervisor(Service):
                 total.update(one.process.refusals)
         return total
 
+    @property
+    def meter(self) -> RequestMeter:
+        """What all workers have answered since the head's start."""
+        total = RequestMeter()
+        for one in self._workers:
+            total.add(one.requests.as_json())
+            if one.process is not None:
+                total.add(one.process.requests)
+        return total
+
+    @property
+    def waiting(self) -> int:
+        """Requests that are not answered yet, by the last reports."""
+        return sum(one.process.waiting for one in self._workers if one.process is not None)
+
     def startService(self) -> None:
         super().startService()
         for worker in self._workers:
@@ -275,10 +297,11 @@ class WorkerSupervisor(Service):
             if worker.process is not None and worker.number != but:
                 worker.process.tell_changed(sorted(topics))
 
-    def _ended(self, how: BaseException, worker: Worker) -> None:
+    def _ended(self, how: BaseException | None, worker: Worker) -> None:
         process, worker.process = worker.process, None
         if process is not None:
             worker.refusals.update(process.refusals)
+            worker.requests.add(process.requests)
         if not self.running or process is None:
             return
         pause, lived = 0.0, self._reactor.seconds() - worker.started_at
@@ -335,7 +358,7 @@ class WorkerSupervisor(Service):
         return DeferredList(waited)
 
 
-def _why(how: BaseException) -> str:
+def _why(how: BaseException | None) -> str:
     signal = getattr(how, "signal", None)
     return f"signal {signal}" if signal else f"exit code {getattr(how, 'exitCode', '?')}"
 

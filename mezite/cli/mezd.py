@@ -16,6 +16,7 @@ import click
 
 import mezite
 from mezite.cli import failures
+from mezite.cli.mezd_doctor import doctor
 from mezite.cli.program import Program
 from mezite.config import daemon, paths
 from mezite.errors import MeziteError, StateFailure, UsageError
@@ -125,7 +126,7 @@ def leave(**flags: Any) -> None:
         durable = state_file.load()
         if durable.held is None:
             raise UsageError(f"there is no identity in {config.destination}")
-        given, known = _trust(config), ServerTrust.from_der(durable.held.trust.server_cas)
+        given, known = given_trust(config), ServerTrust.from_der(durable.held.trust.server_cas)
         servers = [
             f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             for host, port in config.auth_servers or _remembered(durable)
@@ -138,6 +139,9 @@ def leave(**flags: Any) -> None:
     finally:
         parts.release()
         state_file.release()
+
+
+identity.add_command(doctor)
 
 
 def _run(config: daemon.DaemonConfig) -> int:
@@ -184,7 +188,7 @@ def _remembered(durable: Durable) -> tuple[tuple[str, int], ...]:
     return tuple(map(daemon.split_address, durable.server.split(",")))
 
 
-def _trust(config: daemon.DaemonConfig) -> ServerTrust | None:
+def given_trust(config: daemon.DaemonConfig) -> ServerTrust | None:
     from mezite.rpc.client import ServerTrust
 
     if config.ca_system:
@@ -235,7 +239,7 @@ def _serve(
     begin_logging(sys.stderr)
     if state_file.damaged:
         _warn_of_damage(state_file.damaged)
-    ca = _trust(config)
+    ca = given_trust(config)
     remotes = [GrpcRemote(reactor, loop, *address, ca=ca, ca_pin=config.ca_pin) for address in addresses]
     remote: Remote = remotes[0]
     if len(remotes) > 1:
@@ -284,9 +288,12 @@ def _serve(
     services: list[Any] = [service]
     if not config.one_shot:
         if config.diag is not None:
+            from mezite.daemon_metrics import collect
             from mezite.diagnostics import DiagnosticsService
 
-            services.append(DiagnosticsService(reactor, *config.diag, service.not_ready_reason))
+            services.append(DiagnosticsService(
+                reactor, *config.diag, service.not_ready_reason, lambda: collect(service)
+            ))
         from mezite.identity.control import ControlService
 
         socket_path = config.control_socket or state_file.directory / "control.sock"

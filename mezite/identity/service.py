@@ -65,6 +65,7 @@ from mezite.identity.remote import Known, Remote
 from mezite.identity.state import StateFile
 from mezite.identity.states import Options, Phase, State
 from mezite.identity.supervised import Supervised
+from mezite.metering import RequestMeter
 from mezite.supervision import ServiceManager
 
 TICK = timedelta(milliseconds=500)
@@ -142,6 +143,8 @@ class IdentityService(Service):
         self._stepping = False
         self._asking: Deferred[Issued] | None = None
         self._waiting: list[Deferred[dict[str, Any]]] = []
+        self.meter = RequestMeter()
+        """What was asked of the server in this run."""
         self._loop = LoopingCall(self._tick)
         self._loop.clock = reactor
 
@@ -285,10 +288,11 @@ class IdentityService(Service):
             trust=durable.held.trust if durable.held is not None else None,
             pin=token.pin if token is not None and token.id not in durable.redeemed else None,
         )
+        method, started = type(action.request).__name__, self._clocks.monotonic()
         asking = self._remote.ask(action.request, lambda data: keys.sign(key, data), known, action.nonce)
         self._asking = asking
         heard: Deferred[Event] = asking.addCallbacks(Answered, self._unanswered)
-        heard.addCallback(self._heard).addErrback(self._broken)
+        heard.addCallback(self._heard, method, started).addErrback(self._broken)
 
     def _unanswered(self, failure: Failure) -> Event:
         error = failure.value
@@ -302,8 +306,11 @@ class IdentityService(Service):
             self._log.failure("asking {server} broke", failure, server=self._remote.address)
         return Unanswered(Unreachable(f"asking {self._remote.address} failed: {type(error).__name__}"))
 
-    def _heard(self, event: Event) -> None:
+    def _heard(self, event: Event, method: str, started: float) -> None:
         self._asking = None
+        error = getattr(event, "error", None)
+        outcome = "ok" if error is None else str(error.code)
+        self.meter.note(method.removesuffix("Request").lower(), outcome, self._clocks.monotonic() - started)
         self._feed(event)
 
     # --- telling ---------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from mezite.core.admission import Admission, Kind, Limits
 from mezite.core.audit import AuditEvent, EventType, plain
 from mezite.core.request import Issued, RenewRequest, Signed
 from mezite.errors import InvalidInput, MeziteError, Reason, Refused
+from mezite.metering import RequestMeter
 from mezite.proto.mezite.v1 import identity_pb2 as pb
 from mezite.proto.mezite.v1.identity_pb2_grpc import IdentityServiceServicer
 from mezite.rpc import messages
@@ -48,7 +49,7 @@ class Run(Protocol):
 class AuthApi(IdentityServiceServicer):
     """*record* writes an audit event some time; *clock_fault* says why
     the server's clock cannot be trusted, or ``None``; *seconds* is a clock that
-    nobody sets."""
+    nobody sets; *meter* counts what is answered."""
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class AuthApi(IdentityServiceServicer):
         refusals: RefusalLog,
         limits: Limits | None = None,
         seconds: Callable[[], float] = time.monotonic,
+        meter: RequestMeter | None = None,
     ) -> None:
         self._context = context
         self._run = run
@@ -66,6 +68,7 @@ class AuthApi(IdentityServiceServicer):
         self._clock_fault = clock_fault
         self._refusals = refusals
         self._seconds = seconds
+        self._meter = meter or RequestMeter()
         self._admission = Admission(limits or Limits(), seconds())
         self._told_at = -_TELL_EVERY_S
 
@@ -84,7 +87,7 @@ class AuthApi(IdentityServiceServicer):
 
     async def Join(self, request: pb.SignedRequest, context: ServicerContext) -> pb.IssueResponse:
         await _require_tls13(context)
-        peer, subject = _peer(context), ""
+        started, peer, subject = self._seconds(), _peer(context), ""
         outcome: Outcome | None = await self._turned_away(Kind.JOIN, peer)
         if outcome is None:
             try:
@@ -102,13 +105,14 @@ class AuthApi(IdentityServiceServicer):
                 outcome = _refusal(error)
             finally:
                 self._left(peer, outcome)
+        self._note("join", outcome, started)
         if isinstance(outcome, Issued):
             return messages.issued_message(outcome)
         return await self._refuse(context, outcome, EventType.JOIN_REFUSED, "token", subject, peer)
 
     async def Renew(self, request: pb.SignedRequest, context: ServicerContext) -> pb.IssueResponse:
         await _require_tls13(context)
-        peer, subject = _peer(context), ""
+        started, peer, subject = self._seconds(), _peer(context), ""
         outcome: Outcome | None = await self._turned_away(Kind.RENEW, peer)
         if outcome is None:
             try:
@@ -121,13 +125,14 @@ class AuthApi(IdentityServiceServicer):
                 outcome = _refusal(error)
             finally:
                 self._left(peer, outcome)
+        self._note("renew", outcome, started)
         if isinstance(outcome, Issued):
             return messages.issued_message(outcome)
         return await self._refuse(context, outcome, EventType.RENEW_REFUSED, "instance", subject, peer)
 
     async def Leave(self, request: pb.SignedRequest, context: ServicerContext) -> pb.LeaveResponse:
         await _require_tls13(context)
-        peer, subject = _peer(context), ""
+        started, peer, subject = self._seconds(), _peer(context), ""
         outcome: Refused | bool | None = await self._turned_away(Kind.RENEW, peer)
         if outcome is None:
             try:
@@ -146,6 +151,7 @@ class AuthApi(IdentityServiceServicer):
                 outcome = _refusal(error)
             finally:
                 self._left(peer, outcome)
+        self._note("leave", outcome, started)
         if isinstance(outcome, Refused):
             return await self._refuse(context, outcome, EventType.LEAVE_REFUSED, "instance", subject, peer)
         return pb.LeaveResponse(server_time_unix_ms=messages.to_unix_ms(self._context.clock()))
@@ -176,6 +182,15 @@ class AuthApi(IdentityServiceServicer):
             f"in {wait:.0f} s",
             retry_after_ms=int(wait * 1000),
         )
+
+    @property
+    def waiting(self) -> int:
+        """Requests that are not answered yet."""
+        return self._admission.waiting
+
+    def _note(self, method: str, outcome: Outcome | bool, started: float) -> None:
+        reason = outcome.reason.code if isinstance(outcome, Refused) else "ok"
+        self._meter.note(method, reason, self._seconds() - started)
 
     def _left(self, peer: Peer, outcome: Outcome | bool | None) -> None:
         self._admission.leave(

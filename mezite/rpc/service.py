@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from mezite.errors import Conflict
+from mezite.metering import RequestMeter
 from mezite.proto.mezite.v1 import identity_pb2
 from mezite.proto.mezite.v1.identity_pb2_grpc import add_IdentityServiceServicer_to_server
 from mezite.rpc.auth_api import AuthApi
@@ -94,7 +95,7 @@ class AuthRpcService(Service):
     Bound in ``privilegedStartService``, so that a port in use reaches whoever
     started us; no grpc object is made before that, because twistd forks first.
     Calls in flight get *grace* to end when the service stops.  *serving* is
-    called once machines are served.  *refusals* are those that *api* counts; with
+    called once machines are served.  *refusals* and *meter* are what *api* counts; with
     *is_shared*, other processes of ours listen on the port, too.
     """
 
@@ -110,6 +111,7 @@ class AuthRpcService(Service):
         grace: timedelta,
         serving: Callable[[], None] = lambda: None,
         refusals: Mapping[str, int] = MappingProxyType({}),
+        meter: RequestMeter | None = None,
         is_shared: bool = False,
     ) -> None:
         self._reactor = reactor
@@ -122,10 +124,16 @@ class AuthRpcService(Service):
         self._serving = serving
         self._is_shared = is_shared
         self.refusals = refusals
+        self.meter = meter or RequestMeter()
         self._server: grpc.aio.Server | None = None
         self._health: Health | None = None
         self.bound_port = 0
         self.is_serving = False
+
+    @property
+    def waiting(self) -> int:
+        """Requests that are not answered yet."""
+        return self._api.waiting
 
     def privilegedStartService(self) -> None:
         """Raises :class:`Conflict` when the address is taken."""
