@@ -17,7 +17,7 @@ from typing import Any
 
 from mezite.certs import keys
 from tests.ssh.client import FAILURE, REQUEST
-from tests.ssh.matrix.packing import FOREIGN, SUBJECT, Case, certificate
+from tests.ssh.matrix.packing import FOREIGN, SUBJECT, Case, certificate, texts
 from tests.ssh.matrix.servers import Connection
 from tests.ssh.test_openssh import Node, resident
 
@@ -120,7 +120,7 @@ class Load:
             Case("foreign", False, foreign), Case("expired", False, certificate(ca=self.node.ca, before=1)),
             Case("plain", False, keys.public_blob(SUBJECT)),
             Case("signature", False, ours, sign=lambda data: keys.sign(SUBJECT, data + b"x")),
-            Case("login", False, ours, login=b"root"),
+            Case("principal", False, certificate(ca=self.node.ca, principals=texts(b"nobody"))),
         ]
 
         def some(count: int) -> int:

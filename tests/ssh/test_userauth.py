@@ -206,8 +206,19 @@ def test_only_certificates_are_taken() -> None:
     password = b"".join(map(wire.string, (b"deploy", b"ssh-connection", b"password"))) + b"\0"
     assert connection.numbers(REQUEST, password + wire.string(b"secret")) == [FAILURE]
     assert connection.numbers(REQUEST, connection.request(SUBJECT_BLOB)) == [FAILURE]
-    assert connection.numbers(REQUEST, connection.request(service=b"ssh-other")) == [FAILURE]
     assert connection.access.events == []
+    other = Wire().start_userauth()
+    assert other.numbers(REQUEST, other.request(service=b"ssh-other")) == [FAILURE]
+
+
+@pytest.mark.parametrize("changed", [{"service": b"ssh-other"}, {"login": b"root"}])
+def test_a_connection_speaks_for_one_login(changed: dict[str, bytes]) -> None:
+    """As with sshd: attempts at several logins do not add up in one connection."""
+    connection = Wire().start_userauth()
+    assert connection.numbers(REQUEST, connection.request(signer=None, **changed)) == [FAILURE]
+    assert connection.numbers(REQUEST, connection.request()) == []
+    assert connection.client.lost
+    assert connection.client.disconnected == b"change of username or service not allowed"
 
 
 def test_no_truncated_request_gets_in() -> None:
