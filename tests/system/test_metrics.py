@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 import urllib.request
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -12,6 +16,7 @@ from tests.system.processes import Cluster, MachineProcess, free_port, wait_for
 pytestmark = pytest.mark.system
 SERVER = f"127.0.0.1:{free_port()}"
 DAEMON = f"127.0.0.1:{free_port()}"
+RULES = Path(__file__).parents[2] / "docs" / "prometheus" / "alerts.yaml"
 UNKNOWN = "tok-bot-" + "0" * 12 + "-" + "0" * 32
 
 
@@ -83,6 +88,7 @@ def test_logins_at_the_node_are_counted(cluster: Cluster) -> None:
     ]
 
 
+@pytest.mark.config(diag={"listen_addr": SERVER})
 def test_daemon_tells_how_its_certificate_stands(cluster: Cluster) -> None:
     """Seconds left, generation, requests; and red once the server is away."""
     cluster.add_role()
@@ -96,6 +102,9 @@ def test_daemon_tells_how_its_certificate_stands(cluster: Cluster) -> None:
     assert found["mezite_identity_ready", ()] == 1
     assert 0 < found["mezite_identity_seconds_to_expiry", ()] <= 120
     assert found["mezite_identity_generation", ()] >= 2
+    # The alert rules speak of what there is.
+    there = {name for name, _ in found} | {name for name, _ in scrape(SERVER)}
+    assert set(re.findall(r"\bmezite_\w+", RULES.read_text())) <= there
     asked = "mezite_identity_requests_total"
     assert found[asked, (("method", "join"), ("outcome", "ok"))] == 1
     assert found[asked, (("method", "renew"), ("outcome", "ok"))] >= 1
@@ -103,3 +112,9 @@ def test_daemon_tells_how_its_certificate_stands(cluster: Cluster) -> None:
     cluster.server.stop()
     wait_for(lambda: scrape(DAEMON)["mezite_identity_failures_in_a_row", ()] >= 2, "failures counted")
     assert scrape(DAEMON)["mezite_identity_ready", ()] == 0
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (Debian: prometheus)")
+def test_alert_rules_are_sound() -> None:
+    done = subprocess.run(["promtool", "check", "rules", RULES], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
