@@ -8,6 +8,7 @@ from benchmarks.measure import Table
 
 TOPICS = {
     "rpc": "renewals and joins, beside empty gRPC calls",
+    "stages": "where a renewal's time goes, without gRPC",
     "workers": "renewals by 1, 2 and 4 workers",
     "storage": "durable generation steps, slow disks, a million instances",
     "node": "logins at the SSH node, beside asyncssh's server and sshd",

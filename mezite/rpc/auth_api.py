@@ -282,9 +282,10 @@ async def _require_tls13(context: ServicerContext) -> None:
 def _peer(context: ServicerContext) -> Peer:
     """The IP address in grpc's ``ipv4:1.2.3.4:5``, ``ipv6:%5B::1%5D:5``."""
     kind, _, rest = context.peer().partition(":")
-    host = unquote(rest.rpartition(":")[0]).strip("[]")
+    host = rest.rpartition(":")[0]
     if kind == "ipv4":
         return Peer(host)
+    host = unquote(host).strip("[]")
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
