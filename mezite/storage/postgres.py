@@ -135,7 +135,9 @@ class PostgresStorage:
     # --- what workers call ----------------------------------------------------------------------
 
     def transaction(self, link: Link, job: Job) -> SqlTransaction:
-        return PostgresTransaction(link, None if job.is_reading else self._serials)
+        if job.is_reading:
+            return PostgresTransaction(link, None)
+        return PostgresTransaction(link, self._serials, link.policy)
 
     def announcement(self, topics: set[str]) -> str:
         """What others are told in the same transaction, or nothing."""

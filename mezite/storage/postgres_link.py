@@ -24,6 +24,7 @@ from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 
 from mezite.errors import StorageFailure
+from mezite.storage.policy import PolicyCache
 from mezite.storage.rows import Row
 
 CONNECT_TIMEOUT_S = 3
@@ -152,6 +153,7 @@ class Link:
         self._failed: StorageFailure | None = None
         self._refused: StorageFailure | None = None
         self._warned = ""
+        self.policy = PolicyCache()
         self.newest_event = 0
         """The number of the newest event that the open transaction added."""
         if connection is not None:
@@ -228,6 +230,7 @@ class Link:
 
     def give_up(self) -> None:
         """Nothing of the open transaction remains."""
+        self.policy.forget()
         connection = self._connection
         if connection is None:
             return
@@ -240,6 +243,8 @@ class Link:
             self.close()
 
     def close(self) -> None:
+        # The next one may lead to a promoted standby, whose counts may have been there before.
+        self.policy.forget()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()

@@ -189,6 +189,8 @@ class Worker:
         newest = link.newest_event
         if apart:
             link.run("savepoint use_case")
+        # Others commit between the use cases of a batch.
+        link.policy.begin()
         transaction = self._storage.transaction(link, job)
         result, error = None, None
         try:
@@ -204,6 +206,7 @@ class Worker:
             raise _Raised(job, error)
         else:
             link.run("rollback to use_case")
+            link.policy.forget()
             link.newest_event = newest
         if apart:
             link.run("release use_case")

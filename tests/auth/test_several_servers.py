@@ -231,6 +231,40 @@ def test_a_lock_set_by_another_server_stops_a_renewal_that_is_under_way(
     assert auth.instance(machine.instance_id).generation == 1
 
 
+def test_what_another_server_has_committed_holds_for_the_next_use_case_of_a_batch(
+    postgres_server: Any, auth: Auth, second: Storage
+) -> None:
+    """Roles and locks are held in memory; their number is asked for by each use case."""
+    from mezite.storage.postgres import PostgresStorage
+
+    machines = [joined(auth)]
+    bot = auth.write(lambda tx: tx.bot("github-deploy"))
+    assert bot is not None
+    for _ in range(3):
+        machines.append(Machine(auth))
+        machines[-1].join(auth.add_token(bot))
+    entered, leave = threading.Event(), threading.Event()
+
+    def first(tx: Transaction) -> Any:
+        outcome = renew_by(auth, machines[0])(tx)
+        entered.set()
+        assert leave.wait(30)
+        return outcome
+
+    one = PostgresStorage(postgres_server.local_params, writers=1)
+    try:
+        futures = [one.write(first, concurrent=True)]
+        assert entered.wait(30)
+        futures += [one.write(renew_by(auth, machine), concurrent=True) for machine in machines[1:]]
+        auth.lock(LockKind.ROLE, "ci-deployer")
+        leave.set()
+        outcomes = [future.result(30) for future in futures]
+    finally:
+        one.close()
+    assert isinstance(outcomes[0], Issued)
+    assert [outcome.reason for outcome in outcomes[1:]] == [Reason.LOCKED] * 3
+
+
 def test_a_thousand_redemptions_of_one_token_have_one_winner(auth: Auth, second: Storage) -> None:
     token = auth.add_token(auth.add_bot())
     outcomes = by_both(auth, second, [join_by(auth, Machine(auth), token) for _ in range(1000)])
