@@ -51,6 +51,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
                         "mezite.core", "mezite.daemon_metrics", "mezite.diagnostics", "mezite.logs",
                         "mezite.supervision"),
     "mezite.cli.ctl_certs": ("mezite.certs", "mezite.cli"),
+    "mezite.cli.mezd_doctor": ("mezite.config", "mezite.cli", "mezite.identity", "mezite.rpc.client",
+                               "mezite.admin.client"),
     "mezite.cli.mezd_outputs": ("mezite.config", "mezite.identity", "mezite.agent", "mezite.lockfile"),
     "mezite.cli.ctl_db": ("mezite.config", "mezite.cli", "mezite.lockfile", "mezite.storage.moving"),
     "mezite.cli": ("mezite.config", "mezite.cli", "mezite.admin.client", "mezite.core"),

@@ -76,6 +76,29 @@ def parse_slot(data: bytes, path: Path) -> tuple[int, Durable]:
         raise _Damaged(str(error)) from None
 
 
+def peek(destination: Path) -> Durable | None:
+    """The newest whole state there, whoever holds it; ``None`` where there is none.
+
+    For looking only: a daemon may write meanwhile, and what is read may be the
+    state before.  Raises :class:`StateFailure`.
+    """
+    found: list[tuple[int, Durable]] = []
+    damage = ""
+    for name in SLOTS:
+        path = destination / DIRECTORY / name
+        try:
+            found.append(parse_slot(path.read_bytes()[:SLOT_SIZE], path))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StateFailure(f"cannot read {path}: {error.strerror}; see to its owner and mode") from None
+        except _Damaged as error:
+            damage = f"{path}: {error}"
+    if damage and not found:
+        raise StateFailure(f"the state of this identity is damaged ({damage})")
+    return max(found, key=lambda one: one[0])[1] if found else None
+
+
 class StateFile:
     """The state under *directory*; :meth:`load` first, then any number of :meth:`save`.
 

@@ -1,0 +1,184 @@
+"""`mezd identity doctor`: looks at everything that an identity depends on, and says what to do."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mezite.cli import failures, output
+from mezite.config import daemon
+from mezite.errors import MeziteError, Unreachable
+
+if TYPE_CHECKING:
+    from mezite.identity.doctor import Finding
+    from mezite.identity.records import Held
+    from mezite.rpc.client import ServerTrust
+
+
+@click.command()
+@click.option("--config", metavar="FILE", help="As with start.")
+@click.option("--destination", metavar="DIR", help="As with start.")
+@click.option("--auth-server", metavar="HOST[:PORT]", help="Default: those that the identity came from.")
+@click.option("--ca-pin", metavar="HEX", help="As with start, where there is no identity yet.")
+@click.option("--ca-file", metavar="FILE", help="As with start.")
+@click.option("--node", metavar="NODE", help="Log in to this node, too, and run `true` there.")
+@click.option("--login", metavar="LOGIN", help="The account on NODE; default: the certificate's first login.")
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text",
+              help="text is the default.")
+def doctor(node: str | None, login: str | None, format_: str, **flags: Any) -> None:
+    """Check this machine's identity from its directory to a login, and say what to do.
+
+    Changes nothing, and may be run beside the daemon.
+
+    Exit codes: 0 nothing is wrong, 1 something is, 2 usage.
+    """
+    for name in (node, login):
+        if name is not None and (not name or name.startswith("-")):
+            raise click.UsageError(f"{name!r} is no node or login")
+    findings = _findings(daemon.load(flags, os.environ, os.geteuid()), node, login)
+    if format_ == "json":
+        output.write_json({"findings": [
+            {"check": one.check, "level": one.level, "text": one.text, "remedy": one.remedy}
+            for one in findings
+        ]})
+    else:
+        _write(findings)
+    bad = any(one.level == "PROBLEM" for one in findings)
+    sys.exit(failures.FAILED if bad else failures.DONE)
+
+
+def _write(findings: list[Finding]) -> None:
+    width = max(len(one.check) for one in findings)
+    for one in findings:
+        output.write_line(f"{one.level:8} {one.check:{width}}  {one.text}")
+        if one.remedy:
+            output.write_line(f"{'':8} {'':{width}}  -> {one.remedy}")
+
+
+def _findings(config: daemon.DaemonConfig, node: str | None, login: str | None) -> list[Finding]:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from datetime import UTC, datetime
+
+    from mezite.identity import doctor as look
+
+    where = config.destination
+    found = list(look.check_place(where))
+    held, of_state = look.check_state(where)
+    found += of_state
+    if held is not None:
+        found += look.check_certificate(held, datetime.now(UTC))
+        for one in config.all_outputs():
+            found += look.check_files(one.destination, held)
+            found += look.check_agent(one.destination, held)
+    found.append(_daemon(config))
+    found += _server(config, held)
+    found += look.check_client(where)
+    if node is not None and held is not None:
+        account = login or held.principals[0]
+        found.append(look.check_login(where, node, account))
+    return found
+
+
+def _daemon(config: daemon.DaemonConfig) -> Finding:
+    from mezite.admin import client
+    from mezite.identity.doctor import BAD, GOOD, NOTE, Finding
+
+    path = config.control_socket or config.destination / ".mezite/control.sock"
+    try:
+        status = client.connect([str(path)], remedy="").call("identity.status")
+    except MeziteError:
+        return Finding("daemon", NOTE, f"none answers at {path}",
+                       "start it: mezd identity start; a one-shot identity needs none")
+    if status["ready"]:
+        return Finding("daemon", GOOD, f"ready, generation {status['generation']}")
+    trouble = status.get("last_error") or {}
+    return Finding("daemon", BAD, str(status["not_ready_reason"]), str(trouble.get("remedy", "")))
+
+
+def _server(config: daemon.DaemonConfig, held: Held | None) -> list[Finding]:
+    """Reach, pin and clock, of each server."""
+    import asyncio
+
+    from twisted.internet import asyncioreactor
+
+    from mezite.cli.mezd import given_trust
+    from mezite.identity.doctor import NOTE, Finding, finding_of
+    from mezite.identity.state import peek
+    from mezite.rpc.client import ServerTrust
+
+    servers = config.auth_servers
+    if not servers:
+        durable = peek(config.destination) if held is not None else None
+        if durable is None or not durable.server:
+            return [Finding("server", NOTE, "no auth server is known", "give --auth-server")]
+        servers = tuple(map(daemon.split_address, durable.server.split(",")))
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    asyncioreactor.install(loop)
+    from twisted.internet import reactor as installed
+
+    reactor: Any = installed
+    found: list[Finding] = []
+
+    async def ask_all() -> None:
+        try:
+            given = given_trust(config)
+            known = ServerTrust.from_der(held.trust.server_cas) if held is not None else None
+            for address in servers:
+                found.extend(await _ask(address, given or known, config.ca_pin, held))
+        except MeziteError as error:
+            found.append(finding_of("server", error, "check --ca-file"))
+        finally:
+            reactor.stop()
+
+    tasks: list[asyncio.Task[None]] = []
+    # The first contact looks names up in the reactor's threads, which there are while it runs.
+    reactor.callWhenRunning(lambda: tasks.append(loop.create_task(ask_all())))
+    reactor.run()
+    if tasks:
+        tasks[0].result()
+    return found
+
+
+_REACH = "is it running, is the address right, and does the network let this machine reach it?"
+
+
+async def _ask(
+    address: tuple[str, int], trust: ServerTrust | None, pin: str | None, held: Held | None
+) -> list[Finding]:
+    import time
+    from datetime import UTC, datetime, timedelta
+
+    from twisted.internet import reactor
+    from twisted.internet.defer import Deferred
+
+    from mezite.identity.doctor import BAD, GOOD, Finding, check_clock, finding_of
+    from mezite.identity.report import remedy
+    from mezite.rpc.client import AuthClient, ServerTrust, pinned_ca
+
+    host, port = address
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        if trust is None and pin is not None:
+            import asyncio
+
+            looking = Deferred.fromCoroutine(pinned_ca(reactor, host, port, pin, timedelta(seconds=10)))
+            trust = ServerTrust.from_cas([await looking.asFuture(asyncio.get_running_loop())])
+        if trust is None:
+            return [Finding("server", BAD, f"{where}: nothing is known that could prove it",
+                            "give --ca-pin (the last part of a join token) or --ca-file")]
+        begun = time.monotonic()
+        async with AuthClient(where, trust) as client:
+            cluster = await client.get_cluster()
+        took = timedelta(seconds=time.monotonic() - begun)
+    except MeziteError as error:
+        return [finding_of("server", error, _REACH if isinstance(error, Unreachable) else remedy(error))]
+    if held is not None and cluster.uuid != held.trust.cluster_uuid:
+        text = f"{where} is of another cluster, {cluster.name}"
+        return [Finding("server", BAD, text, "check --auth-server")]
+    middle = datetime.now(UTC) - took / 2
+    text = f"{where} is proven, cluster {cluster.name}, answered in {took.total_seconds() * 1000:.0f} ms"
+    return [Finding("server", GOOD, text), check_clock(cluster.server_time - middle, took / 2)]
