@@ -47,18 +47,23 @@ class Listener:
 
     def close(self) -> None:
         """The thread is gone."""
-        if not self._stopping.is_set():
+        if self._wake_write >= 0:
             self._stopping.set()
             os.write(self._wake_write, b"x")
-        if self.thread is not threading.current_thread():
-            self.thread.join()
+        if self.thread is threading.current_thread():
+            return
+        self.thread.join()
+        if self._wake_write >= 0:
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+            self._wake_write = -1
 
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
                 try:
                     self._listen()
-                except (psycopg.Error, StorageFailure, OSError) as error:
+                except Exception as error:
                     if not self._was_away:
                         _log.warning("changes by other servers are not heard, caches are not kept: %s",
                                      " ".join(str(error).split()))
@@ -69,8 +74,6 @@ class Listener:
                     self._stopping.wait(PROOF_EVERY_S)
         finally:
             self._hang_up()
-            os.close(self._wake_read)
-            os.close(self._wake_write)
 
     def _connected(self) -> psycopg.Connection[Any]:
         connection = self._server.connect()
@@ -99,8 +102,12 @@ class Listener:
             self._told(TOPICS)
         connection = self._connection
         descriptor = connection.fileno()
+        # Not select(2), which knows no descriptor above 1023.
+        waiting = select.poll()
+        for one in (descriptor, self._wake_read):
+            waiting.register(one, select.POLLIN)
         while not self._stopping.is_set():
-            readable, _, _ = select.select([descriptor, self._wake_read], [], [], PROOF_EVERY_S)
+            readable = {ready for ready, _ in waiting.poll(PROOF_EVERY_S * 1000)}
             if self._wake_read in readable:
                 return
             if descriptor in readable:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import signal
 import subprocess
 import sys
@@ -256,6 +258,23 @@ def test_a_listener_that_was_cut_off_takes_everything_as_changed(server: Postgre
     write(other, lambda tx: tx.add_lock(make_lock("l", LockKind.LOGIN, "root")))
     wait_for(lambda: frozenset({"locks"}) in told, "notification")
     other.close()
+
+
+def test_closing_while_the_listener_waits_to_connect_again_is_clean(own_server: Postgres) -> None:
+    """Also where so many files are open that select(2) would not do."""
+    many = 1100 if resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 1300 else 0
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(many)]
+    try:
+        storage = PostgresStorage(own_server.params)
+        told: list[frozenset[str]] = []
+        storage.subscribe(told.append)
+        own_server.stop(signal.SIGKILL)
+        wait_for(lambda: told, "told of everything")
+        storage.close()
+        storage.close()
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
 
 
 # --- the server goes ------------------------------------------------------------------------
