@@ -191,7 +191,7 @@ class CoreServices:
 
     def run_rpc(self, use_case: Callable[[Transaction], T]) -> asyncio.Future[T]:
         """For machines' requests."""
-        return self.doorway.awaitable(self.storage.write(use_case, concurrent=True))
+        return self.doorway.submitted(lambda: self.storage.write(use_case, concurrent=True))
 
     def follow_clock(self) -> Deferred[None]:
         """In a worker: the head commits the time, and takes an operator's word for it."""

@@ -29,6 +29,7 @@ class Doorway:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._futures: Any = None
+        self._submissions: list[Callable[[], None]] = []
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """From now on *loop*, on which the reactor runs, picks up: without the timer
@@ -50,8 +51,38 @@ class Doorway:
 
     def awaitable(self, future: Future[T]) -> asyncio.Future[T]:
         """What an asyncio coroutine awaits for *future*, which :meth:`deliver` resolves."""
+        crossing: asyncio.Future[T] = self._futures.create_future()
+        self._cross(future, crossing)
+        return crossing
+
+    def submitted(self, submit: Callable[[], Future[T]]) -> asyncio.Future[T]:
+        """What an asyncio coroutine awaits for the future that *submit* gives.
+
+        It is called with all else that comes in this turn of the loop, so that the
+        worker thread wakes once for all of it, and takes no turns with this one.
+        """
+        crossing: asyncio.Future[T] = self._futures.create_future()
+
+        def begin() -> None:
+            try:
+                future = submit()
+            except Exception as error:
+                if not crossing.cancelled():
+                    self._futures.reject(crossing, error)
+            else:
+                self._cross(future, crossing)
+
+        if not self._submissions:
+            crossing.get_loop().call_soon(self._submit)
+        self._submissions.append(begin)
+        return crossing
+
+    def _submit(self) -> None:
+        submissions, self._submissions = self._submissions, []
+        _run_all(submissions)
+
+    def _cross(self, future: Future[T], crossing: asyncio.Future[T]) -> None:
         futures = self._futures
-        crossing: asyncio.Future[T] = futures.create_future()
 
         def cross(done: Future[T]) -> None:
             if crossing.cancelled():
@@ -63,7 +94,6 @@ class Doorway:
                 futures.reject(crossing, error)
 
         future.add_done_callback(cross)
-        return crossing
 
     def deferred(self, future: Future[T]) -> Deferred[T]:
         """The same for Twisted code."""

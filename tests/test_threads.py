@@ -76,3 +76,48 @@ def test_a_waiter_that_was_cancelled_costs_nobody_anything() -> None:
         return await here
 
     assert asyncio.run(scenario()) == 1
+
+
+def test_what_is_submitted_in_one_turn_is_submitted_together_and_in_order() -> None:
+    """After the rest of the turn; one that cannot be submitted fails alone."""
+    order: list[object] = []
+
+    def refuse() -> Future[int]:
+        raise ValueError("closed")
+
+    async def scenario() -> list[Any]:
+        doorway = Doorway()
+        doorway.open(asyncio.get_running_loop())
+        futures = [Future[int]() for _ in range(3)]
+
+        def submit(number: int) -> Future[int]:
+            order.append(number)
+            return futures[number]
+
+        waiting = [doorway.submitted(lambda number=number: submit(number)) for number in range(3)]
+        waiting.insert(1, doorway.submitted(refuse))
+        order.append("rest of the turn")
+        await asyncio.sleep(0)
+        for number, future in enumerate(futures):
+            future.set_result(number)
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    results = asyncio.run(scenario())
+    assert order == ["rest of the turn", 0, 1, 2]
+    assert [results[0], *results[2:]] == [0, 1, 2]
+    assert isinstance(results[1], ValueError)
+
+
+def test_who_has_gone_before_it_is_submitted_is_not_waited_for() -> None:
+    """Its use case runs all the same: others may be told of what it did."""
+
+    async def scenario() -> bool:
+        doorway, future = Doorway(), Future[int]()
+        doorway.open(asyncio.get_running_loop())
+        gone = doorway.submitted(lambda: future)
+        gone.cancel()
+        await asyncio.sleep(0)
+        future.set_result(1)
+        return gone.cancelled()
+
+    assert asyncio.run(scenario())

@@ -104,7 +104,8 @@ async def _whole(auth: Auth, doorway: Doorway, machines: list[Machine], rounds: 
     """Seconds of CPU of this process for each renewal, through the real servicer."""
     doorway.open(asyncio.get_running_loop())
     api = AuthApi(
-        auth.context, lambda use_case: doorway.awaitable(auth.storage.write(use_case)),
+        auth.context,
+        lambda use_case: doorway.submitted(lambda: auth.storage.write(use_case)),
         lambda event: None, lambda: None, RefusalLog(),
     )
     call: Any = Call()
