@@ -34,6 +34,9 @@ _SETTINGS = {
     "log_min_messages": "warning",
     "listen_addresses": "127.0.0.1",
 }
+_DURABLE = {**_SETTINGS, "fsync": "on", "full_page_writes": "on", "shared_buffers": "256MB",
+            "max_wal_size": "4GB"}
+"""As one would run it, for measurements."""
 
 
 def binaries() -> Path | None:
@@ -50,7 +53,9 @@ MISSING = "needs PostgreSQL (Debian: postgresql): the database of several server
 class Postgres:
     """One server; ``params`` are what Mezite is told of it."""
 
-    def __init__(self, folder: Path | None = None, *, copy_of: Postgres | None = None) -> None:
+    def __init__(
+        self, folder: Path | None = None, *, copy_of: Postgres | None = None, is_durable: bool = False
+    ) -> None:
         found = binaries()
         assert found is not None, MISSING
         self._bin = found
@@ -61,6 +66,7 @@ class Postgres:
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._made = 0
+        self._settings = _DURABLE if is_durable else _SETTINGS
         if self._account is not None:
             os.chown(self.root, self._account.pw_uid, self._account.pw_gid)
         if copy_of is None:
@@ -74,7 +80,7 @@ class Postgres:
         self.tool("initdb", "-D", self.data, "-U", ACCOUNT, "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8",
                   "--no-sync", "--no-instructions")
         with (self.data / "postgresql.conf").open("a") as file:
-            file.writelines(f"{key} = '{value}'\n" for key, value in _SETTINGS.items())
+            file.writelines(f"{key} = '{value}'\n" for key, value in self._settings.items())
         (self.data / "pg_hba.conf").write_text(
             "local all all trust\nlocal replication all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
         )
@@ -161,6 +167,11 @@ class Postgres:
     def close(self) -> None:
         self.stop(signal.SIGQUIT)
         shutil.rmtree(self.root, ignore_errors=True)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     # --- using --------------------------------------------------------------------------------
 

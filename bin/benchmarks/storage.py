@@ -26,7 +26,7 @@ from mezite.certs import keys
 from mezite.core.model import Bot, Instance
 from mezite.core.request import Issued, RenewRequest, SshKey, Wishes
 from mezite.core.roles import Role
-from mezite.storage.interface import Step, Transaction
+from mezite.storage.interface import Step, Storage, Transaction
 from mezite.storage.rows import instance_row
 from mezite.storage.sql import ADD_INSTANCE
 from mezite.storage.sqlite import SqliteStorage
@@ -61,7 +61,12 @@ class Database:
     """A cluster with *size* instances of one bot, and what happens to a random one of them."""
 
     def __init__(self, path: Path, size: int, connection_class: type[sqlite3.Connection]) -> None:
-        self._storage = SqliteStorage(path, connection_class=connection_class)
+        self._begin(SqliteStorage(path, connection_class=connection_class), size)
+        _fill(path, map(self._instance, range(size)))
+
+    def _begin(self, storage: Storage, size: int) -> None:
+        """All but the instances is there."""
+        self._storage = storage
         self._chance = random.Random(size)
         self._ssh_key = SshKey("default", keys.public_blob(keys.generate_key()))
 
@@ -81,7 +86,6 @@ class Database:
         self._context = Context(cluster, lambda: current, tuple, lambda: datetime.now(UTC), os.urandom)
         self._generations = [1] * size
         self._ids = [str(UUID(int=self._chance.getrandbits(128), version=4)) for _ in range(size)]
-        _fill(path, (self._instance(index) for index in range(size)))
 
     def _instance(self, index: int) -> Instance:
         return Instance(
@@ -126,13 +130,18 @@ class Database:
     def rate(self, make: Callable[[int], Action], seconds: float) -> Rate:
         """*make*'s action on random instances, 64 at any time, for *seconds*."""
         left, done = CONCURRENT, threading.Event()
+        # Futures are resolved by one thread of SQLite's, and by several of PostgreSQL's.
+        lock = threading.RLock()
         count = 0
         failed: list[BaseException] = []
         busy: set[int] = set()
         started, cpu = time.perf_counter(), time.process_time()
 
-        # Called in the writing thread, and nowhere else once it has begun.
         def go_on(index: int | None, future: Future[bool] | None) -> None:
+            with lock:
+                note(index, future)
+
+        def note(index: int | None, future: Future[bool] | None) -> None:
             nonlocal left, count
             try:
                 if future is not None and index is not None:
@@ -155,11 +164,13 @@ class Database:
             while index in busy:
                 index = self.any_instance()
             busy.add(index)
-            self._storage.write(make(index)).add_done_callback(lambda future: go_on(index, future))
+            asked = self._storage.write(make(index), concurrent=True)
+            asked.add_done_callback(lambda future: go_on(index, future))
 
         def begin(tx: Transaction) -> None:
-            for _ in range(CONCURRENT):
-                ask()
+            with lock:
+                for _ in range(CONCURRENT):
+                    ask()
 
         self._storage.write(begin).result()
         if not done.wait(seconds + 60):
