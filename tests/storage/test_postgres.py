@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -396,6 +397,28 @@ def test_a_commit_that_no_standby_has_is_not_told(own_server: Postgres) -> None:
         storage.close()
 
 
+def test_a_server_that_takes_no_writes_is_left_until_it_does(own_server: Postgres) -> None:
+    """As a primary that was made a standby under our connections."""
+    storage = PostgresStorage(own_server.params)
+    try:
+        write(storage, adding("a"))
+        with own_server.superuser() as connection:
+            connection.execute("alter role mezite set default_transaction_read_only = on")
+            connection.execute("alter system set default_transaction_read_only = on")
+            connection.execute("select pg_reload_conf()")
+            wait_for(lambda: storage.write(adding("b")).exception(30) is not None, "failure")
+            error = storage.write(adding("b")).exception(30)
+            assert isinstance(error, StorageFailure)
+            assert "read-only" in str(error)
+            connection.execute("set default_transaction_read_only = off")
+            connection.execute("alter role mezite reset default_transaction_read_only")
+            connection.execute("alter system reset default_transaction_read_only")
+            connection.execute("select pg_reload_conf()")
+        wait_for(lambda: storage.write(adding("b")).exception(30) is None, "write")
+    finally:
+        storage.close()
+
+
 # --- opening --------------------------------------------------------------------------------
 
 
@@ -422,6 +445,24 @@ def test_what_cannot_be_reached_is_told_in_one_line(
     assert "\n" not in text
     assert PASSWORD not in text
     assert "secret" not in text
+
+
+@pytest.mark.parametrize("way", ["PGPASSWORD", "PGPASSFILE"])
+def test_a_password_may_come_from_libpqs_own_places(
+    server: Postgres, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = {key: value for key, value in server.params.items() if key != "password"}
+    if way == "PGPASSWORD":
+        monkeypatch.setenv(way, PASSWORD)
+    else:
+        file = tmp_path / "pgpass"
+        escaped = PASSWORD.replace("\\", "\\\\").replace(":", "\\:")
+        file.write_text(f"127.0.0.1:{server.port}:*:mezite:{escaped}\n")
+        file.chmod(0o600)
+        monkeypatch.setenv(way, str(file))
+    storage = PostgresStorage(params)
+    write(storage, adding("a"))
+    storage.close()
 
 
 def test_a_standby_is_refused_and_the_primary_beside_it_found(own_server: Postgres) -> None:
