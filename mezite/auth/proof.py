@@ -127,7 +127,7 @@ def prove_certificate(
 
 def _check_lineage_key(blob: bytes) -> None:
     try:
-        keys.load_public(blob)
+        keys.check_public(blob)
     except CertificateRejected as rejected:
         raise Refused(Reason.INVALID_REQUEST, f"the lineage key is unusable: {rejected}") from None
     if not blob.startswith(_LINEAGE_KEY_HEADS):
@@ -137,7 +137,7 @@ def _check_lineage_key(blob: bytes) -> None:
 def _check_ssh_keys(ssh_keys: tuple[SshKey, ...]) -> None:
     for key in ssh_keys:
         try:
-            keys.load_public(key.blob)
+            keys.check_public(key.blob)
         except CertificateRejected as rejected:
             raise Refused(Reason.INVALID_REQUEST, f"an SSH key is unusable: {rejected}") from None
 

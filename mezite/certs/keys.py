@@ -49,6 +49,9 @@ _RSA_HASHES: dict[bytes, hashes.HashAlgorithm] = {
 _P256 = _CURVES[b"nistp256"][0]
 _P256_HEAD = wire.string(b"ecdsa-sha2-nistp256") + wire.string(b"nistp256") + wire.u32(65) + b"\x04"
 _P256_LENGTH = len(_P256_HEAD) + 64
+_P256_P = 2**256 - 2**224 + 2**192 + 2**96 - 1
+_P256_B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
+"""Of the curve y² = x³ - 3x + b over the integers modulo p (FIPS 186-4, D.1.2.3)."""
 KEY_TYPES = (ED25519, *(b"ecdsa-sha2-" + name for name in _CURVES), RSA)
 
 
@@ -153,6 +156,21 @@ def load_public(blob: bytes) -> PublicKey:
     except (ValueError, UnsupportedAlgorithm):
         raise CertificateRejected("malformed", "malformed key: not a point or number of its kind") from None
     raise _unsupported(kind)
+
+
+def check_public(blob: bytes) -> None:
+    """Returns when *blob* holds a usable key; raises as :func:`load_public`.
+
+    On P-256, whose points are all of one prime order, a key is usable exactly when
+    its numbers are below the field's prime and solve the curve's equation (SEC 1,
+    3.2.2.1): cheaper to find out than to build the key that nobody here needs.
+    """
+    if len(blob) != _P256_LENGTH or not blob.startswith(_P256_HEAD):
+        load_public(blob)
+        return
+    x, y = int.from_bytes(blob[-64:-32], "big"), int.from_bytes(blob[-32:], "big")
+    if x >= _P256_P or y >= _P256_P or (y * y - (x * x - 3) * x - _P256_B) % _P256_P:
+        raise CertificateRejected("malformed", "malformed key: not a point of its curve")
 
 
 def _unsupported(kind: bytes) -> CertificateRejected:

@@ -62,11 +62,15 @@ _by_name = itemgetter(0)
 """As good as by the bytes: UTF-8 keeps the order of characters."""
 
 
+_name = lru_cache(maxsize=64)(wire.text)
+"""Names are ours, and few."""
+
+
 def _options(pairs: tuple[tuple[str, str | None], ...]) -> bytes:
     """Options sorted by name; a text is a string inside the data string."""
     packed = []
     for name, value in sorted(pairs, key=_by_name):
-        packed.append(wire.text(name) + wire.string(b"" if value is None else wire.text(value)))
+        packed.append(_name(name) + wire.string(b"" if value is None else wire.text(value)))
     return wire.string(b"".join(packed))
 
 

@@ -105,7 +105,8 @@ def string(value: bytes) -> bytes:
 
 
 def text(value: str) -> bytes:
-    return string(value.encode())
+    data = value.encode()
+    return len(data).to_bytes(4, "big") + data
 
 
 def mpint(value: int) -> bytes:

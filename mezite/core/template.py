@@ -14,6 +14,8 @@ from mezite.core.rbac import Granted
 
 CLOCK_ALLOWANCE = timedelta(seconds=60)
 """User certificates start this long ago, for verifiers with a slow clock."""
+_SECOND = timedelta(seconds=1)
+_CLOCK_ALLOWANCE_S = CLOCK_ALLOWANCE // _SECOND
 HOST_BACKDATE = timedelta(hours=24)
 """Host certificates start this long ago, for clients with a slow clock."""
 
@@ -88,8 +90,8 @@ def user_certificate(
         serial=serial,
         key_id=f"{bot.name}/{instance}/{generation}",
         principals=granted.logins,
-        valid_after=start - int(CLOCK_ALLOWANCE.total_seconds()),
-        valid_before=start + int(granted.ttl.total_seconds()),
+        valid_after=start - _CLOCK_ALLOWANCE_S,
+        valid_before=start + granted.ttl // _SECOND,
         critical_options=critical,
         extensions=tuple(extensions),
     )

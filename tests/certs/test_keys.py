@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -119,10 +120,50 @@ P256 = keys.public_blob(KEYS["p256"])
         (wire.string(b"sk-ssh-ed25519@openssh.com") + wire.string(b"x" * 32), "unsupported_key"),
     ],
 )
-def test_bad_key_blob_is_rejected(blob: bytes, code: str) -> None:
+@pytest.mark.parametrize("check", [keys.load_public, keys.check_public])
+def test_bad_key_blob_is_rejected(check: Callable[[bytes], object], blob: bytes, code: str) -> None:
     with pytest.raises(CertificateRejected) as caught:
-        keys.load_public(blob)
+        check(blob)
     assert caught.value.code == code
+
+
+def _usable(check: Callable[[bytes], object], blob: bytes) -> bool:
+    try:
+        check(blob)
+    except CertificateRejected:
+        return False
+    return True
+
+
+def _p256(x: int, y: int) -> bytes:
+    return P256[:-64] + x.to_bytes(32, "big") + y.to_bytes(32, "big")
+
+
+def test_a_p256_key_is_usable_where_openssl_takes_it() -> None:
+    """Points of the curve and their mirror images; not what is beside it, nor
+    numbers beyond the prime, though they stand for a point of it."""
+    p, b = keys._P256_P, keys._P256_B
+    points = []
+    for _ in range(50):
+        numbers = keys.generate_key().public_key().public_numbers()
+        points.append((numbers.x, numbers.y))
+    # p = 3 mod 4: what has a square root has this one.
+    small = next(x for x in range(100) if pow((x**3 - 3 * x + b) % p, (p - 1) // 2, p) == 1)
+    root = pow((small**3 - 3 * small + b) % p, (p + 1) // 4, p)
+    good = [*points, *((x, p - y) for x, y in points), (small, root)]
+    bad = [(0, 0), (p, 0), (small + p, root), (2**256 - 1, 2**256 - 1)]
+    bad += [(x, y ^ 1) for x, y in points] + [(x ^ 1, y) for x, y in points] + [(y, x) for x, y in points]
+    for expected, group in ((True, good), (False, bad)):
+        for x, y in group:
+            blob = _p256(x, y)
+            assert _usable(keys.load_public, blob) is _usable(keys.check_public, blob) is expected
+    for head in (2, 3, 5, 6, 7):
+        assert not _usable(keys.check_public, P256[:-65] + bytes([head]) + P256[-64:])
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_every_kind_of_key_is_usable(kind: str) -> None:
+    keys.check_public(keys.public_blob(KEYS[kind]))
 
 
 @pytest.mark.parametrize("line", ["", "ssh-ed25519", "ssh-ed25519 !!", "ssh-ed25519 AAAA", "ssh-rsa " + (
