@@ -12,7 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum
 
-MOST_WAIT_S = 300.0
+MOST_WAIT_S = 900.0
 """The longest that anybody is told to stay away."""
 _LEAST_WAIT_S = 1.0
 _KEPT_ADDRESSES = 20_000
@@ -78,7 +78,12 @@ class Line:
 
     def wait(self, now: float, pace: float, ahead: int = 0) -> float:
         """Seconds; *ahead* of them are still served before him, *pace* a second."""
-        self._next = max(self._next, now + ahead / pace) + 1 / pace
+        head = now + ahead / pace
+        if self._next > now + MOST_WAIT_S:
+            # Longer than anybody is sent away for: a second one begins beside it, so that
+            # they come all the time, and not all in the end.
+            self._next = head
+        self._next = max(self._next, head) + 1 / pace
         return min(max(self._next - now, _LEAST_WAIT_S), MOST_WAIT_S)
 
 

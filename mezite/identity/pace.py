@@ -18,6 +18,7 @@ SERVER_TROUBLE = frozenset({Reason.UNAVAILABLE, Reason.SERVER_CLOCK, Reason.DATA
 _SECOND = timedelta(seconds=1)
 _CEILING = timedelta(minutes=5)
 _CEILING_WITHOUT_CERTIFICATE = timedelta(minutes=1)
+_CEILING_TOLD = timedelta(minutes=15)
 _LATER = 0.1
 """A wait that the server asks for is made longer by up to this part, never shorter."""
 _REFUSAL_HEAD_START = 3
@@ -31,11 +32,11 @@ def renew_in(held: Held) -> timedelta:
 
 def retry_in(state: State, failures: int, error: MeziteError, now: Moment) -> timedelta:
     """How long after the last of *failures* failed attempts, with *error*, the next one is due:
-    when the server asked for it, five minutes at the most."""
+    when the server asked for it, a quarter of an hour at the most."""
     if isinstance(error, Refused) and error.retry_after_ms:
         # Its place in the server's line: sooner, it would only be sent to the end of it.
         told = timedelta(milliseconds=error.retry_after_ms)
-        return max(_SECOND, min(told, _CEILING)) * (1 + _LATER * now.chance)
+        return max(_SECOND, min(told, _CEILING_TOLD)) * (1 + _LATER * now.chance)
     is_answer = isinstance(error, Refused) and error.reason not in SERVER_TROUBLE
     head_start = _REFUSAL_HEAD_START if is_answer else 0
     return retry_delay(failures + head_start, now.chance, _ceiling(state, error, is_answer, now))

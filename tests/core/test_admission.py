@@ -87,17 +87,18 @@ def test_the_queue_has_an_end_and_joins_get_half_of_it() -> None:
     assert admission.enter(Kind.RENEW, HOME, 0) is None
 
 
-def test_a_slow_server_sends_away_for_longer_and_never_for_more_than_five_minutes() -> None:
+def test_a_slow_server_sends_away_for_longer_and_never_for_more_than_a_quarter_of_an_hour() -> None:
     admission = Admission(Limits(waiting=100), 0)
     for _ in range(100):
         assert admission.enter(Kind.RENEW, HOME, 0) is None
     for second in range(1, 20):
         admission.leave(HOME, second, proven=True, failed=False)
         admission.enter(Kind.RENEW, HOME, second)
-    waits = [admission.enter(Kind.RENEW, HOME, 20) for _ in range(1000)]
-    assert waits[0] is not None
+    waits = [admission.enter(Kind.RENEW, HOME, 20) or 0 for _ in range(2000)]
     assert waits[0] > 50
-    assert waits[-1] == MOST_WAIT_S
+    assert MOST_WAIT_S - 100 < max(waits) <= MOST_WAIT_S
+    # A line that is longer begins anew: they come all the time, and not all in the end.
+    assert sum(wait > MOST_WAIT_S - 100 for wait in waits) < 400
     # Nor does it keep more than it can answer before they give up.
     assert admission.room < 20
     assert admission.enter(Kind.JOIN, HOME, 400) is not None
