@@ -209,8 +209,7 @@ class SeveralSoak:
                 and not any(theft.instance == machine.instance for theft in self.thefts)]
         if not able:
             return
-        owner = self.chance.choice(able)
-        thief = self._member(f"thief{len(self.thefts)}-{self.chance.randrange(1 << 30)}")
+        owner, thief = self.chance.choice(able), self._member(f"thief{self.chance.randrange(1 << 40)}")
         try:
             shutil.copytree(owner.destination, thief.destination, symlinks=True,
                             ignore=shutil.ignore_patterns("*.sock"))
