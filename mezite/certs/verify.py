@@ -106,14 +106,20 @@ def check_issued(cert: Certificate, *, trusted: Collection[bytes]) -> Identity:
 
 
 def check_host_certificate(
-    cert: Certificate, *, trusted: Collection[bytes], now_unix: int, host: str
+    cert: Certificate,
+    *,
+    trusted: Collection[bytes],
+    now_unix: int,
+    host: str,
+    revoked: Iterable[Revocations] = (),
 ) -> None:
-    """Returns when *cert* proves that its holder is *host*.
+    """Returns when *cert* proves that its holder is *host*, and none of *revoked* names it.
 
     As ssh does it: principals may hold the wildcards ``*`` and ``?`` (in host
     certificates only), case does not matter, and any critical option refuses.
     """
     _check_trust(cert, trusted)
+    _check_revoked(cert, revoked)
     _check_type(cert, template.HOST)
     _check_times(cert, now_unix)
     if not cert.principals:

@@ -21,9 +21,11 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import globalLogBeginner, textFileLogObserver
 
 from mezite.certs import keys
+from mezite.certs.ssh import certificate_line
 from mezite.core.audit import AuditEvent
 from mezite.ssh.conch_private import NodeTransport
 from mezite.ssh.factory import NodeFactory, NodeService, NodeSettings
+from mezite.ssh.hostkeys import HostKeys, host_keys
 from tests.ssh import node
 
 
@@ -49,6 +51,7 @@ def main() -> None:
     class Transport(NodeTransport):
         rekey_bytes = given.pop("rekey_bytes", NodeTransport.rekey_bytes)
 
+    host = given.pop("host_certificate", None)
     if "trusted_user_ca_keys" in given:
         given["trusted_user_ca_keys"] = tuple(map(keys.parse_public_line, given["trusted_user_ca_keys"]))
     if "revoked_keys" in given:
@@ -57,9 +60,17 @@ def main() -> None:
     node.HOST_CA = load_ssh_private_key((directory / "host_ca").read_bytes(), None)  # type: ignore[assignment]
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr)], redirectStandardIO=False)
     access = FileAccess(directory / "audit")
+    def certified(at: Any = None) -> HostKeys:
+        if host is None:
+            return node.certified(at)
+        changed = dict(host)
+        blob = node.host_certificate(*changed.pop("names"), at=at, **changed)
+        (directory / "host-cert.pub").write_text(certificate_line(blob) + "\n")
+        return host_keys([(node.HOST_KEY, blob)])
+
     factory = NodeFactory(
         NodeSettings(node_name="node1", **{"labels": {"env": "staging"}, **given}),
-        access, node.certified, reactor=reactor, clock=node.now,
+        access, certified, reactor=reactor, clock=node.now,
     )
     factory.protocol = Transport
     access.now = type(access.now)((keys.public_blob(node.USER_CA),), access.now.roles)
