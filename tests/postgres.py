@@ -50,6 +50,13 @@ def binaries() -> Path | None:
 MISSING = "needs PostgreSQL (Debian: postgresql): the database of several servers is NOT tested"
 
 
+def _unprivileged() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(ACCOUNT)
+    except KeyError:
+        return pwd.getpwnam("nobody")
+
+
 class Postgres:
     """One server; ``params`` are what Mezite is told of it."""
 
@@ -59,7 +66,7 @@ class Postgres:
         found = binaries()
         assert found is not None, MISSING
         self._bin = found
-        self._account = pwd.getpwnam(ACCOUNT) if os.geteuid() == 0 else None
+        self._account = _unprivileged() if os.geteuid() == 0 else None
         self.root = folder or Path(tempfile.mkdtemp(prefix="mezpg", dir="/tmp"))
         self.data = self.root / "data"
         self.log = self.root / "log"
