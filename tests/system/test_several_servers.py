@@ -106,6 +106,30 @@ def test_a_daemon_goes_to_the_next_server_and_mezctl_too(servers: list[Cluster])
     wait_for(lambda: generation(machine) > before + 2, "renewals after a restart without flags")
 
 
+def test_workers_of_a_server_use_it_too(tmp_path: Path, database: dict[str, Any]) -> None:
+    """Joins, renewals and a lock, whichever worker answers."""
+    root = tmp_path / "s"
+    root.mkdir()
+    cluster = Cluster(root, {"database": database, "auth": {"workers": 2}})
+    try:
+        cluster.start()
+        cluster.add_role()
+        machines = [cluster.machine(f"m{number}") for number in range(4)]
+        for machine in machines:
+            token = cluster.add_bot(f"bot-{machine.home.name}")
+            machine.daemon(f"--join-token={token}", "--renewal-interval=1s")
+        for machine in machines:
+            wait_for(lambda machine=machine: generation(machine) > 4, "renewals")
+        cluster.ctl("locks", "add", "--role=ci-deployer")
+        for machine in machines:
+            is_locked = lambda machine=machine: "locked" in str(machine.status().get("last_error"))  # noqa: E731
+            wait_for(is_locked, "refused renewal")
+        refused = cluster.mezctl("backup", tmp_path / "copy.db")
+        assert (refused.code, "pg_dump" in refused.err) == (3, True), refused
+    finally:
+        cluster.close()
+
+
 @pytest.mark.parametrize("fault", ["password", "port"])
 def test_a_database_that_cannot_be_had_is_one_line_and_exit_code_1(
     tmp_path: Path, database: dict[str, Any], fault: str
