@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mezite.config.reading import Section, parse_yaml, read_yaml, split_address
 from mezite.config.server import ServerConfig
+from mezite.core.admission import Limits
 from mezite.errors import InvalidInput, UsageError
 
 HOME = {"HOME": "/home/op"}
@@ -152,6 +153,16 @@ def test_the_audit_log_is_kept_for_ever_unless_said_otherwise() -> None:
     assert load("audit: {keep: 400d}").audit_keep == timedelta(days=400)
     with pytest.raises(UsageError, match=r"^m.yaml: audit.keep: at least 7d"):
         load("audit: {keep: 6d}")
+
+
+def test_limits_are_whole_numbers_a_second() -> None:
+    assert load("{}").limits == Limits()
+    set_so = load("limits: {joins_per_second: 5, waiting: 2}").limits
+    assert set_so == Limits(joins=5, waiting=2)
+    with pytest.raises(UsageError, match=r"^m.yaml: limits.waiting: "):
+        load("limits: {waiting: 1}")
+    with pytest.raises(UsageError, match=r"^m.yaml: limits.joins: unknown key"):
+        load("limits: {joins: 5}")
 
 
 def test_pruning_is_hourly_unless_said_otherwise() -> None:
