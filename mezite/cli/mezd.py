@@ -82,7 +82,9 @@ def start(**flags: Any) -> None:
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text",
               help="text is the default.")
 def status(destination: str | None, control_socket: str | None, format_: str) -> None:
-    """Say what the running daemon holds, when it renews, and what troubles it.
+    """Say how the running daemon is.
+
+    What it holds, how long that lasts, when it renews, and what troubles it.
 
     Exit codes: 0 ready, 1 not ready or no daemon.
     """
@@ -103,7 +105,7 @@ def status(destination: str | None, control_socket: str | None, format_: str) ->
 @click.option("--auth-server", metavar="HOST[:PORT]", help="Default: those that the identity came from.")
 @click.option("--ca-file", metavar="FILE", help="As with start.")
 def leave(**flags: Any) -> None:
-    """End this identity: the server removes its instance, and its files are removed here.
+    """End this identity, here and on the server.
 
     The last step of a job that has joined for itself.  The daemon must have been stopped.
     Certificates that are out are refused by Mezite's own nodes at once, by a plain sshd when they end.

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text",
               help="text is the default.")
 def doctor(node: str | None, login: str | None, format_: str, **flags: Any) -> None:
-    """Check this machine's identity from its directory to a login, and say what to do.
+    """Say what is wrong, and what to do.
 
-    Changes nothing, and may be run beside the daemon.
+    Looks at the directory, the state, the files, the agent, the daemon, the server with its pin and
+    clock, and this machine's ssh.  Changes nothing, and may be run beside the daemon.
 
     Exit codes: 0 nothing is wrong, 1 something is, 2 usage.
     """

@@ -66,7 +66,10 @@ _cert_option = click.option(
 def scp(
     login: str | None, cert: str | None, recursive: bool, preserve: bool, quiet: bool, files: tuple[str, ...]
 ) -> None:
-    """Copy FILES, the last one being where to: msh scp -r site deploy@web-1:/srv/www"""
+    """Copy files to and from a node.
+
+    The last of FILES is where to: msh scp -r site deploy@web-1:/srv/www
+    """
     flags = [flag for flag, given in (("-r", recursive), ("-p", preserve), ("-q", quiet)) if given]
     try:
         _exec(scp_argv(login, cert, flags, files, os.environ))
@@ -78,9 +81,9 @@ def scp(
 @_cert_option
 @click.option("--shell", type=click.Choice(["sh", "fish"]), default="sh", help="Whose syntax; default: sh.")
 def env(cert: str | None, shell: str) -> None:
-    """Print what makes git, rsync and Ansible use the identity: eval "$(msh env)"
+    """Print exports for git, rsync and Ansible.
 
-    The paths are those that outlive a renewal.
+    To be used as eval "$(msh env)".  The paths are those that outlive a renewal.
     """
     try:
         for name, value in variables(cert, os.environ).items():
@@ -95,7 +98,7 @@ def env(cert: str | None, shell: str) -> None:
 @main.command()
 @_cert_option
 def status(cert: str | None) -> None:
-    """Say which identity would be used, and how it is.
+    """Say which identity is used, and how it is.
 
     Exit codes: 0 when its daemon is ready, 1 when not, 2 when there is none.
     """
