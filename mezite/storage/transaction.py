@@ -23,6 +23,7 @@ __all__ = ["Serials", "SqlTransaction", "Statements"]
 
 T = TypeVar("T")
 
+COUNTED = ("roles", "bots", "instances", "tokens", "locks", "events")
 _NO_EVENT_YET = (1 << 63) - 1
 
 
@@ -365,8 +366,7 @@ class SqlTransaction:
         return self._count("", sql.PRUNE_EVENTS, to_us(before), _bounded(limit))
 
     def counts(self) -> Mapping[str, int]:
-        names = ("roles", "bots", "instances", "tokens", "locks", "events")
-        return dict(zip(names, self._one(sql.COUNTS), strict=True))
+        return dict(zip(COUNTED, self._one(sql.COUNTS), strict=True))
 
 
 def _bounded(limit: int) -> int:

@@ -19,8 +19,9 @@ from mezite.core.model import LockKind
 from mezite.core.request import Issued
 from mezite.errors import StorageFailure
 from mezite.storage.interface import Storage, Transaction
+from mezite.storage.sql import ADD_INSTANCE
 from tests.harness import Auth, Machine
-from tests.storage.making import make_bot, make_lock, read, write
+from tests.storage.making import make_bot, make_instance, make_lock, read, write
 from tests.system.processes import wait_for
 
 psycopg = pytest.importorskip("psycopg", reason="needs psycopg (pip install 'mezite[postgres]')")
@@ -417,6 +418,25 @@ def test_a_server_that_takes_no_writes_is_left_until_it_does(own_server: Postgre
         wait_for(lambda: storage.write(adding("b")).exception(30) is None, "write")
     finally:
         storage.close()
+
+
+def test_many_instances_are_told_of_by_estimate(server: Postgres, storage: Storage) -> None:
+    """Near enough, and at once; few of them are counted."""
+    write(storage, lambda tx: (tx.add_bot(make_bot()), tx.add_instance(make_instance())))
+    with psycopg.connect(**server.local_params, autocommit=True) as connection:
+        connection.execute("analyze instances")
+        assert read(storage, lambda tx: tx.counts()["instances"]) == 1
+        columns = ADD_INSTANCE.partition("(")[2].partition(")")[0].replace("id, bot_id", "bot_id")
+        connection.execute(
+            f"insert into instances (id, {columns}) select n::text, {columns} from instances, "
+            "generate_series(1, 250000) n"
+        )
+        connection.execute("update instances set removed_at_us = 1 where id like '1%'")
+        (live,) = connection.execute("select count(*) from instances where removed_at_us is null").fetchone()
+        connection.execute("vacuum analyze instances")
+    told = read(storage, lambda tx: tx.counts())
+    assert abs(told["instances"] - live) < live / 20
+    assert (told["bots"], told["tokens"]) == (1, 0)
 
 
 # --- opening --------------------------------------------------------------------------------
