@@ -1,374 +1,114 @@
-"""The SSH transport: private names of Conch are used here and in framing only.
+"""All private names of Conch that this package uses, each behind a public one.
 
-What Conch lacks or does otherwise than a node needs, changed by overriding:
-host certificates in the key exchange, ``server-sig-algs`` for the *users'*
-keys, strict key exchange (OpenSSH's PROTOCOL, 1.10), an order of messages
-before authentication, limits of time and memory, and no traceback for what a
-stranger sends.  :data:`PRIVATE_NAMES` is checked by a test, so that a Twisted
-that moves one is noticed there.
+Conch has no hooks for host certificates, for the signatures that it announces, or
+for the moment when keys change.  :data:`PRIVATE_NAMES` is checked by a test, so that
+a Twisted that moves one is noticed there.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
-from twisted.conch.ssh import _kex, transport
+from twisted.conch.ssh import _kex
 from twisted.conch.ssh.transport import SSHServerTransport, SSHTransportBase
-from twisted.internet.error import AlreadyCalled, AlreadyCancelled
-from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.tcp import Connection
 from twisted.logger import Logger
-from twisted.python.failure import Failure
-
-from mezite.certs.wire import Reader
-from mezite.core.audit import plain
-from mezite.ssh.framing import CTR, GCM, MACS, SEQUENCE, ConchLog, PacketFraming
-from mezite.ssh.hostkeys import HostKey
 
 PRIVATE_NAMES: dict[Any, tuple[str, ...]] = {
-    SSHServerTransport: (
-        "_getHostKeys", "_keySetup", "_newKeys", "_keyExchangeState", "_KEY_EXCHANGE_NONE",
-        "_blockedByKeyExchange", "_allowedKeyExchangeMessageType",
+    SSHTransportBase: (
+        "_keyExchangeState", "_KEY_EXCHANGE_NONE", "_allowedKeyExchangeMessageType",
+        "_blockedByKeyExchange", "_newKeys", "_keySetup", "_log",
     ),
+    SSHServerTransport: ("_getHostKeys", "_keySetup"),
     _kex: ("getSupportedKeyExchanges",),
+    Connection: ("dataBuffer", "writeSomeData"),  # and its instances' _tempDataLen
 }
 
-STRICT_CLIENT = b"kex-strict-c-v00@openssh.com"
-STRICT_SERVER = b"kex-strict-s-v00@openssh.com"
-USER_SIGNATURES = (
-    b"ssh-ed25519",
-    b"ecdsa-sha2-nistp256",
-    b"ecdsa-sha2-nistp384",
-    b"ecdsa-sha2-nistp521",
-    b"rsa-sha2-512",
-    b"rsa-sha2-256",
-)
-_KEX = (
-    b"mlkem768x25519-sha256",
-    b"curve25519-sha256",
-    b"curve25519-sha256@libssh.org",
-    b"ecdh-sha2-nistp256",
-    b"ecdh-sha2-nistp384",
-    b"ecdh-sha2-nistp521",
-)
-_KEX_INIT = 30
-"""ECDH_INIT and the hybrid's INIT; Conch knows the number by its oldest name."""
-_ALWAYS = frozenset(
-    {
-        transport.MSG_DISCONNECT,
-        transport.MSG_IGNORE,
-        transport.MSG_UNIMPLEMENTED,
-        transport.MSG_DEBUG,
-    }
-)
-CLOSE_GRACE_SECONDS = 5
-"""How long a peer may take to read our last words."""
-REKEY_BYTES = 2**30
-REKEY_SECONDS = 3600.0
-REKEY_PACKETS = 2**31
-"""RFC 4253 §9; numbers of packets never wrap under one set of keys (RFC 4344 §3.1)."""
-_FIRST_OF_SERVICES = 80
-"""Messages from here on belong to a logged-in connection (RFC 4250 §4.1)."""
-MAX_BLOCKED = 4096
-"""Our messages that may wait for the end of a key exchange."""
+
+class ShownKey(Protocol):
+    """A host key as Conch's key exchange uses it."""
+
+    def blob(self) -> bytes: ...
+    def sign(self, data: bytes, signatureType: bytes | None = None) -> bytes: ...
 
 
-def supported_key_exchanges() -> list[bytes]:
-    """Ours that this Twisted and this OpenSSL can do, the best first."""
-    able = _kex.getSupportedKeyExchanges()
-    return [name for name in _KEX if name in able]
+class ConchLog(Logger):
+    """For Conch's own lines: each step of each connection, which nobody asked for
+    and which cost more than the step.  Warnings and errors pass."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Logger:
+        return self
+
+    def debug(self, format: str | None = None, **fields: object) -> None: ...
+    def info(self, format: str | None = None, **fields: object) -> None: ...
 
 
-class NodeTransport(PacketFraming, SSHServerTransport):
-    """One connection, from its first byte to its last.
-
-    ``factory`` is a :class:`mezite.ssh.server.CertificateFactory`.
-    """
-
-    factory: Any
-    transport: Any
-    # ssh tells only servers of this name that nobody reads their output any more
-    # (its compat.c, SSH_NEW_OPENSSH): without it, `ssh node yes | head` never ends.
-    ourVersionString = b"SSH-2.0-OpenSSH_Mezite"
-    supportedKeyExchanges = supported_key_exchanges()
-    supportedCiphers = [*GCM, *CTR]
-    supportedMACs = list(MACS)
-    supportedCompressions = [b"none"]
-    rekey_bytes = REKEY_BYTES
-    rekey_packets = REKEY_PACKETS
-    rekey_seconds = REKEY_SECONDS
-    _log = ConchLog()
-    _told = Logger()
-
-    def __init__(self) -> None:
-        self._strict = False
-        self._first_exchange = True
-        self._awaited: int | None = transport.MSG_KEXINIT
-        """The message of a key exchange that must come next; ``None`` between exchanges."""
-        self._ending = False
-        self._reading_paused = False
-        self._timer: Any = None
-        self._service_given = False
-        self._logged_in = False
-        self._keys_since = 0.0
-        self.key_exchanges = 0
-        self.end_reason = ""
-        """Stable reason when this side ended the connection."""
-        self._host_keys: dict[bytes, HostKey] = {}
-
-    # --- beginning and end -----------------------------------------------------------------
-
-    def connectionMade(self) -> None:
-        self.factory.connection_made(self)
-        self._host_keys = self.factory.host_keys()
-        self.supportedPublicKeys = list(self._host_keys)
-        self._timer = self.factory.reactor.callLater(
-            self.factory.settings.login_timeout_seconds, self._login_timed_out
-        )
-        self.transport.registerProducer(self, True)
-        if ITCPTransport.providedBy(self.transport):
-            # A peer that vanished without a word is found out in the end.
-            self.transport.setTcpKeepAlive(True)
-            self.transport.setTcpNoDelay(True)
-        super().connectionMade()
-
-    def _login_timed_out(self) -> None:
-        self.sendDisconnect(
-            transport.DISCONNECT_NO_MORE_AUTH_METHODS_AVAILABLE, b"login took too long"
-        )
-
-    def dataReceived(self, data: bytes) -> None:
-        if not self._ending:
-            super().dataReceived(data)
-
-    def authenticated(self) -> None:
-        """The login is done: its time limit ends."""
-        self._cancel_timer()
-        self._logged_in = True
-        self.factory.logged_in(self)
-
-    def _cancel_timer(self) -> None:
-        try:
-            if self._timer is not None:
-                self._timer.cancel()
-        except (AlreadyCalled, AlreadyCancelled):
-            pass
-        self._timer = None
-
-    def sendDisconnect(self, reason: int, desc: bytes) -> None:
-        """Says why, once, and closes; nothing that arrives afterwards is looked at."""
-        if self._ending:
-            return
-        self._ending = True
-        self._cancel_timer()
-        # A registered producer would keep the socket from closing.
-        self.transport.unregisterProducer()
-        super().sendDisconnect(reason, desc)
-        self._timer = self.factory.reactor.callLater(CLOSE_GRACE_SECONDS, self.transport.abortConnection)
-
-    def end(self, reason: str, text: bytes) -> None:
-        """Ends the connection from our side; *reason* is the stable code of the audit log.
-
-        What runs in it ends at once, however long the peer takes to hear of it.
-        """
-        self.end_reason = self.end_reason or reason
-        self.sendDisconnect(transport.DISCONNECT_BY_APPLICATION, text)
-        if self.service is not None:
-            self.service.serviceStopped()
-
-    def connectionLost(self, reason: Failure | None = None) -> None:
-        self._ending = True
-        self._cancel_timer()
-        try:
-            super().connectionLost(reason)
-        finally:
-            self.factory.connection_lost(self)
-
-    # --- flow: bounded memory for a peer that does not read ----------------------------------
+class ConchTransport(SSHTransportBase):
+    """Either side's transport: what a key exchange holds up, and when keys change."""
 
     @property
-    def output_blocked(self) -> bool:
-        """Whether sessions should hold their output: the socket is full, or keys change."""
-        return self._reading_paused or self._keyExchangeState != self._KEY_EXCHANGE_NONE
+    def keys_are_changing(self) -> bool:
+        """From a KEXINIT, ours or the peer's, to the new keys."""
+        return self._keyExchangeState != self._KEY_EXCHANGE_NONE
 
-    def pauseProducing(self) -> None:
-        """The socket's buffer is full.  Reading stops too: most of what a peer
-        sends makes an answer, and those must not pile up either."""
-        self._reading_paused = True
-        self.transport.pauseProducing()
-        self._flow_changed()
+    def is_held_up(self, messageType: int) -> bool:
+        """Whether a message of this type waits for the end of the key exchange under way."""
+        return self.keys_are_changing and not self._allowedKeyExchangeMessageType(messageType)
 
-    def resumeProducing(self) -> None:
-        self._reading_paused = False
-        if not self._ending:
-            self.transport.resumeProducing()
-        self._flow_changed()
+    def hold_up(self, messageType: int, payload: bytes) -> None:
+        """It is sent under the new keys."""
+        self._blockedByKeyExchange.append((messageType, payload))
 
-    def stopProducing(self) -> None:
-        self.transport.loseConnection()
-
-    def _flow_changed(self) -> None:
-        changed = getattr(self.service, "flow_changed", None)
-        if changed is not None:
-            changed()
-
-    # --- host keys ---------------------------------------------------------------------------
-
-    def _getHostKeys(self, keyAlg: bytes) -> tuple[HostKey, HostKey]:  # type: ignore[override]  # duck
-        key = self._host_keys[keyAlg]
-        return key, key
-
-    # --- key exchange ------------------------------------------------------------------------
-
-    def sendKexInit(self) -> None:
-        """Offers strict key exchange in the first KEXINIT only.
-
-        The marker never stays in the list of methods, where a client could
-        negotiate it as one.
-        """
-        if self._first_exchange:
-            self.supportedKeyExchanges = [*type(self).supportedKeyExchanges, STRICT_SERVER]
-        super().sendKexInit()
-        self.supportedKeyExchanges = type(self).supportedKeyExchanges
-        if self._logged_in:
-            self._timer = self.factory.reactor.callLater(
-                self.factory.settings.login_timeout_seconds, self._exchange_timed_out
-            )
-        self._flow_changed()
-
-    def _exchange_timed_out(self) -> None:
-        # Our last words would wait for the end of the exchange, too.
-        self._told.info("{peer}: ended, the keys were not changed in time", peer=self.address)
-        self.sendDisconnect(transport.DISCONNECT_KEY_EXCHANGE_FAILED, b"key exchange took too long")
-
-    def _rekey_if_due(self) -> None:
-        """Changes the keys of a logged-in connection in time (RFC 4253 §9).
-
-        Looked at with every packet of a channel: an idle connection needs no
-        new keys.
-        """
-        if self._ending or not self._logged_in or self._keyExchangeState != self._KEY_EXCHANGE_NONE:
-            return
-        if (
-            self.bytes_under_keys >= self.rekey_bytes
-            or self.packets_under_keys >= self.rekey_packets
-            or self.factory.reactor.seconds() - self._keys_since >= self.rekey_seconds
-        ):
-            self.sendKexInit()
-
-    def ssh_KEXINIT(self, packet: bytes) -> None:
-        first_packet = self.incomingPacketSequence == 1
-        super().ssh_KEXINIT(packet)
-        if self._ending:
-            return
-        if self._first_exchange:
-            offered = Reader(packet[16:], "key exchange").string().split(b",")
-            self._strict = STRICT_CLIENT in offered
-            if self._strict and not first_packet:
-                self._break("strict key exchange: KEXINIT was not the first packet")
-                return
-        self._awaited = _KEX_INIT
-
-    def _keySetup(self, sharedSecret: bytes, exchangeHash: bytes) -> None:
-        """Conch would announce the *host* key's algorithms for users' signatures (RFC 8308 §3.1)."""
-        first = self.sessionID is None
-        SSHTransportBase._keySetup(self, sharedSecret, exchangeHash)
-        self._awaited = transport.MSG_NEWKEYS
-        if first:
-            self.sendExtInfo([(b"server-sig-algs", b",".join(USER_SIGNATURES))])
+    @property
+    def held_up(self) -> int:
+        """How many messages wait."""
+        return len(self._blockedByKeyExchange or ())
 
     def _newKeys(self) -> None:
-        self._awaited = None
-        self._first_exchange = False
-        self.key_exchanges += 1
-        self._keys_since = self.factory.reactor.seconds()
-        if self._logged_in:
-            self._cancel_timer()
-        if self._strict:
-            self.incomingPacketSequence = 0
+        self.take_new_keys()
         super()._newKeys()
-        self._flow_changed()
+        self.new_keys_taken()
 
-    def sendPacket(self, messageType: int, payload: bytes) -> None:
-        if self._awaited == transport.MSG_NEWKEYS and messageType in _ALWAYS:
-            # Between our NEWKEYS and the peer's, Conch would still use the old keys.
-            return
-        super().sendPacket(messageType, payload)
-        if messageType == transport.MSG_NEWKEYS and self._strict:
-            self.outgoingPacketSequence = 0
-        if len(self._blockedByKeyExchange or ()) > MAX_BLOCKED:
-            self._break("asks on and on in a key exchange")
-        elif messageType >= _FIRST_OF_SERVICES:
-            self._rekey_if_due()
+    def take_new_keys(self) -> None:
+        """Both sides have sent NEWKEYS; what waits is sent after this."""
 
-    # --- messages ----------------------------------------------------------------------------
+    def new_keys_taken(self) -> None:
+        """The exchange is over."""
 
-    def dispatchMessage(self, messageNum: int, payload: bytes) -> None:
-        """Hands on what may come now; all else ends the connection, without traceback."""
-        if self._ending:
-            return
-        why = self._out_of_order(messageNum)
-        if why is not None:
-            self._break(why)
-            return
-        try:
-            super().dispatchMessage(messageNum, payload)
-        except Exception as error:
-            self._told.debug("message {number} failed", number=messageNum, log_failure=Failure())
-            self._break(f"malformed message {messageNum} ({type(error).__name__})")
-        if messageNum >= _FIRST_OF_SERVICES:
-            self._rekey_if_due()
 
-    def _out_of_order(self, number: int) -> str | None:
-        """Why the message *number* may not come now (RFC 4253 §7.1; strict key exchange)."""
-        if number in _ALWAYS:
-            quiet = self._strict and self._first_exchange and number != transport.MSG_DISCONNECT
-            return f"message {number} inside a strict key exchange" if quiet else None
-        if number == transport.MSG_KEXINIT:
-            allowed = self._awaited in (None, transport.MSG_KEXINIT)
-        elif number == transport.MSG_NEWKEYS or 30 <= number <= 49:
-            allowed = number == self._awaited
-        else:
-            # Who has sent its KEXINIT sends nothing else before its NEWKEYS.
-            allowed = self._awaited is None
-        return None if allowed else f"message {number} out of order"
+class ConchServer(ConchTransport, SSHServerTransport):
+    """A server's transport: its host keys, and what it says when keys are agreed upon."""
 
-    def _break(self, why: str) -> None:
-        self._told.info("{peer}: connection ended: {why}", peer=self.address, why=plain(why, 200))
-        self.sendDisconnect(transport.DISCONNECT_PROTOCOL_ERROR, b"protocol error")
+    def shown_key(self, algorithm: bytes) -> ShownKey:
+        """The host key for an algorithm of ``supportedPublicKeys``."""
+        raise NotImplementedError
 
-    def ssh_SERVICE_REQUEST(self, packet: bytes) -> None:
-        """User authentication, once: a second one could swap the user of a live connection."""
-        reader = Reader(packet, "service request")
-        name = reader.string(64)
-        reader.finish()
-        if name != b"ssh-userauth" or self._service_given:
-            self.sendDisconnect(transport.DISCONNECT_SERVICE_NOT_AVAILABLE, b"no such service now")
-            return
-        self._service_given = True
-        super().ssh_SERVICE_REQUEST(packet)
+    def keys_agreed(self, *, is_first: bool) -> None:
+        """Our NEWKEYS has been sent; the peer's is awaited."""
 
-    def ssh_EXT_INFO(self, packet: bytes) -> None:
-        """Nothing that a client announces matters here."""
+    def _getHostKeys(self, keyAlg: bytes) -> tuple[ShownKey, ShownKey]:  # type: ignore[override]  # duck
+        key = self.shown_key(keyAlg)
+        return key, key
 
-    def sendUnimplemented(self) -> None:
-        """Conch names the packet after the one that it did not know."""
-        number = (self.incomingPacketSequence - 1) % SEQUENCE
-        self.sendPacket(transport.MSG_UNIMPLEMENTED, number.to_bytes(4, "big"))
+    def _keySetup(self, sharedSecret: bytes, exchangeHash: bytes) -> None:
+        # Not SSHServerTransport's, which announces the host key's algorithms for users' signatures.
+        is_first = self.sessionID is None
+        SSHTransportBase._keySetup(self, sharedSecret, exchangeHash)
+        self.keys_agreed(is_first=is_first)
 
-    def receiveError(self, reasonCode: int, description: bytes) -> None:
-        self._told.debug(
-            "{peer} disconnected: {code} {text}",
-            peer=self.address, code=reasonCode, text=plain(description, 200),
-        )
 
-    def receiveUnimplemented(self, seqnum: int) -> None:
-        pass
+def able_key_exchanges() -> list[bytes]:
+    """What this Twisted and this OpenSSL can do."""
+    return list(_kex.getSupportedKeyExchanges())
 
-    def receiveDebug(self, alwaysDisplay: bool, message: bytes, lang: bytes) -> None:
-        pass
 
-    @property
-    def address(self) -> str | None:
-        """The peer's IP address, or ``None`` where it has none."""
-        return getattr(self.transport.getPeer(), "host", None)
-
+def write_at_once(transport: Any, data: bytes) -> None:
+    """Writes to the socket now, where nothing waits before it; the rest, and to other
+    kinds of transports, as always."""
+    can_write = isinstance(transport, Connection) and transport.connected
+    if can_write and not transport.dataBuffer and not transport._tempDataLen:
+        sent = transport.writeSomeData(data)
+        if isinstance(sent, int):
+            data = data[sent:]
+    if data:
+        transport.write(data)

@@ -17,8 +17,8 @@ from mezite.certs import wire
 from mezite.certs.wire import Reader
 from mezite.core.audit import plain
 from mezite.ssh.channel import FlowChannel
+from mezite.ssh.conch_private import ConchLog
 from mezite.ssh.forwarding import ForwardChannel
-from mezite.ssh.framing import ConchLog
 from mezite.ssh.session import NodeSession
 
 _REMOTE_FORWARDING = frozenset({b"tcpip-forward", b"streamlocal-forward@openssh.com"})

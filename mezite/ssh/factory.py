@@ -17,7 +17,6 @@ from twisted.logger import Logger
 from mezite.ssh.avatar import Node, NodeRealm
 from mezite.ssh.builtin import BuiltinPrograms
 from mezite.ssh.checker import NodeChecker
-from mezite.ssh.conch_private import NodeTransport
 from mezite.ssh.connection import NodeConnection
 from mezite.ssh.forwarding import Forwards
 from mezite.ssh.hostkeys import HostKeys
@@ -26,6 +25,7 @@ from mezite.ssh.programs import SystemPrograms
 from mezite.ssh.revocation import RevocationFiles
 from mezite.ssh.server import CertificateFactory
 from mezite.ssh.tables import PrincipalTables
+from mezite.ssh.transport import NodeTransport
 
 BUILTIN = "builtin"
 SYSTEM = "system"

@@ -20,12 +20,11 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.hmac import HMAC
 from twisted.conch.ssh import transport
 from twisted.conch.ssh.common import ffs
-from twisted.conch.ssh.transport import SSHCiphers, SSHTransportBase
-from twisted.internet.tcp import Connection
-from twisted.logger import Logger
+from twisted.conch.ssh.transport import SSHCiphers
 
 from mezite.certs import wire
 from mezite.certs.wire import Reader
+from mezite.ssh.conch_private import ConchTransport, write_at_once
 
 CTR = {b"aes256-ctr": 32, b"aes192-ctr": 24, b"aes128-ctr": 16}
 GCM = {b"aes256-gcm@openssh.com": 32, b"aes128-gcm@openssh.com": 16}
@@ -48,14 +47,6 @@ _BLOCK = 16
 MAX_HELD = 32 * 1024
 """Bytes of output that wait for the end of the input at hand."""
 _TAG = 16
-
-PRIVATE_NAMES: dict[Any, tuple[str, ...]] = {
-    SSHTransportBase: (
-        "_keyExchangeState", "_KEY_EXCHANGE_NONE", "_allowedKeyExchangeMessageType",
-        "_blockedByKeyExchange", "_newKeys",
-    ),
-    Connection: ("dataBuffer", "writeSomeData"),  # and its instances' _tempDataLen
-}
 
 
 class BadPacket(Exception):
@@ -248,18 +239,7 @@ class Ciphers(SSHCiphers):
         self.encBlockSize, self.decBlockSize = self.sealing.block, self.opening.block
 
 
-class ConchLog(Logger):
-    """For Conch's own lines: each step of each connection, which nobody asked for
-    and which cost more than the step.  Warnings and errors pass."""
-
-    def __get__(self, instance: Any, owner: Any = None) -> Logger:
-        return self
-
-    def debug(self, format: str | None = None, **fields: object) -> None: ...
-    def info(self, format: str | None = None, **fields: object) -> None: ...
-
-
-class PacketFraming(SSHTransportBase):
+class PacketFraming(ConchTransport):
     """Frames packets by what was negotiated, and counts them."""
 
     transport: Any
@@ -298,15 +278,13 @@ class PacketFraming(SSHTransportBase):
                 lists[macs] = b",".join(self.supportedMACs)
         return packet[:16] + b"".join(map(wire.string, lists)) + reader.rest()
 
-    def _newKeys(self) -> None:
+    def take_new_keys(self) -> None:
         self._sealing, self._opening = self.nextEncryptions.sealing, self.nextEncryptions.opening
         self.bytes_under_keys = self.packets_under_keys = 0
-        super()._newKeys()
 
     def sendPacket(self, messageType: int, payload: bytes) -> None:
-        changing = self._keyExchangeState != self._KEY_EXCHANGE_NONE
-        if changing and not self._allowedKeyExchangeMessageType(messageType):
-            self._blockedByKeyExchange.append((messageType, payload))
+        if self.is_held_up(messageType):
+            self.hold_up(messageType, payload)
             return
         block = self._sealing.block
         padding = block - (self._sealing.counted + 2 + len(payload)) % block
@@ -332,13 +310,7 @@ class PacketFraming(SSHTransportBase):
         """All answers to the input at hand in one call of the system, and at once where
         the socket takes them: Twisted would wait for the reactor's next round."""
         data, self._held, self._held_size = b"".join(self._held), [], 0
-        io = self.transport
-        if isinstance(io, Connection) and io.connected and not io.dataBuffer and not io._tempDataLen:
-            sent = io.writeSomeData(data)
-            if isinstance(sent, int):
-                data = data[sent:]
-        if data:
-            io.write(data)
+        write_at_once(self.transport, data)
 
     def dataReceived(self, data: bytes) -> None:
         self._arrived += data

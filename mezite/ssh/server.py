@@ -19,9 +19,9 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
-from mezite.ssh.conch_private import NodeTransport
 from mezite.ssh.hostkeys import HostKeys
 from mezite.ssh.login import CertificateLogin
+from mezite.ssh.transport import NodeTransport
 from mezite.ssh.userauth import NodeUserAuth
 
 

@@ -13,8 +13,8 @@ from twisted.test.iosim import FakeTransport, IOPump, connect
 
 from mezite.certs import keys, wire
 from mezite.certs.wire import Reader
-from mezite.ssh.conch_private import STRICT_CLIENT
 from mezite.ssh.framing import PacketFraming
+from mezite.ssh.transport import STRICT_CLIENT
 from mezite.ssh.userauth import ALGORITHMS
 from tests.ssh.node import FakeAccess, node_factory, user_certificate
 

@@ -23,9 +23,9 @@ from twisted.logger import globalLogBeginner, textFileLogObserver
 from mezite.certs import keys
 from mezite.certs.ssh import certificate_line
 from mezite.core.audit import AuditEvent
-from mezite.ssh.conch_private import NodeTransport
 from mezite.ssh.factory import NodeFactory, NodeService, NodeSettings
 from mezite.ssh.hostkeys import HostKeys, host_keys
+from mezite.ssh.transport import NodeTransport
 from tests.ssh import node
 
 

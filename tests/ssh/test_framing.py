@@ -10,7 +10,7 @@ from twisted.internet.testing import StringTransport
 
 from mezite.certs import wire
 from mezite.ssh import framing
-from mezite.ssh.conch_private import NodeTransport, supported_key_exchanges
+from mezite.ssh.transport import NodeTransport, supported_key_exchanges
 from tests.ssh.client import START, Wire
 from tests.ssh.node import FakeAccess, certified, node_factory
 

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from mezite.certs import wire
-from mezite.ssh.conch_private import NodeTransport
+from mezite.ssh.transport import NodeTransport
 from mezite.ssh.userauth import ALGORITHMS, NodeUserAuth
 from tests.ssh.client import CERTIFICATE, PK_OK, REQUEST, START, SUCCESS, Wire
 from tests.ssh.node import FakeAccess, node_factory

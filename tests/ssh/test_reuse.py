@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 REUSABLE = ["mezite.ssh.server", "mezite.ssh.login", "mezite.ssh.hostkeys", "mezite.ssh.userauth",
-            "mezite.ssh.conch_private", "mezite.ssh.framing", "mezite.ssh.revocation"]
+            "mezite.ssh.transport", "mezite.ssh.conch_private", "mezite.ssh.framing", "mezite.ssh.revocation"]
 ALLOWED = ("mezite.certs", "mezite.core", "mezite.errors")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from twisted.internet.task import Clock
 
 from mezite.certs import keys, wire
 from mezite.certs.ssh import SUFFIX, parse_certificate
-from mezite.ssh import conch_private, framing, process
+from mezite.ssh import conch_private, process, transport
 from mezite.ssh.hostkeys import host_keys
 from tests.ssh.client import (
     FAILURE,
@@ -30,7 +32,7 @@ from tests.ssh.node import HOST_KEY, certified
 USERAUTH = wire.string(b"ssh-userauth")
 
 
-@pytest.mark.parametrize("names", [conch_private.PRIVATE_NAMES, framing.PRIVATE_NAMES, process.PRIVATE_NAMES])
+@pytest.mark.parametrize("names", [conch_private.PRIVATE_NAMES, process.PRIVATE_NAMES])
 def test_private_names_are_still_there(names: dict[Any, tuple[str, ...]]) -> None:
     """A Twisted that moves one of these must be looked at before it is used."""
     for owner, wanted in names.items():
@@ -39,11 +41,19 @@ def test_private_names_are_still_there(names: dict[Any, tuple[str, ...]]) -> Non
     assert FileDescriptor(Clock())._tempDataLen == 0
 
 
+def test_conchs_private_names_are_used_in_one_file() -> None:
+    names = {name for wanted in conch_private.PRIVATE_NAMES.values() for name in wanted} - {"_log"}
+    for path in Path(conch_private.__file__).parent.glob("*.py"):
+        if path.name != "conch_private.py":
+            used = {name for name in names if re.search(rf"\b{name}\b", path.read_text())}
+            assert used == set(), path.name
+
+
 def test_nothing_weak_is_offered() -> None:
-    kinds = conch_private.NodeTransport
+    kinds = transport.NodeTransport
     offered = b",".join(
         [*kinds.supportedKeyExchanges, *kinds.supportedCiphers, *kinds.supportedMACs,
-         *kinds.supportedCompressions, *conch_private.USER_SIGNATURES]
+         *kinds.supportedCompressions, *transport.USER_SIGNATURES]
     )
     for weak in (b"sha1", b"cbc", b"md5", b"zlib", b"3des", b"group", b"ssh-rsa", b"ssh-dss"):
         assert weak not in offered
@@ -112,9 +122,9 @@ def test_strict_marker_is_in_the_first_offer_only() -> None:
     first = connection.server.ourKexInitPayload
     connection.client.sendKexInit()
     connection.settle()
-    assert conch_private.STRICT_SERVER in first
-    assert conch_private.STRICT_SERVER not in connection.server.ourKexInitPayload
-    assert conch_private.STRICT_SERVER not in connection.server.supportedKeyExchanges
+    assert transport.STRICT_SERVER in first
+    assert transport.STRICT_SERVER not in connection.server.ourKexInitPayload
+    assert transport.STRICT_SERVER not in connection.server.supportedKeyExchanges
 
 
 @pytest.mark.parametrize("number", [5, 6, 7, 21, 30, 31, 32, 34, 50, 80, 90, 94, 98, 192])
