@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import psycopg
 
 from benchmarks.measure import Row, Table, cpu_seconds
 from benchmarks.server import interleaved
-from benchmarks.storage import _NOW, CONCURRENT, FEW, Action, Database, Rate
+from benchmarks.storage import _NOW, CONCURRENT, FEW, Action, Database
 from mezite.core.model import Bot
 from mezite.storage.interface import Transaction
 from mezite.storage.postgres import PostgresStorage
@@ -68,6 +69,15 @@ class PostgresDatabase(Database):
         return tx.list_instances(after=self._ids[self.any_instance()], limit=PAGE)
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    per_second: float
+    cpu_us: float
+    """Of this process and of the database's."""
+    database_us: float
+    """The database's part of it."""
+
+
 class Measured:
     """Rates whose cost is that of this process and of the database's."""
 
@@ -80,11 +90,11 @@ class Measured:
         pids += map(int, children.split())
         return sum(cpu_seconds(pid) for pid in pids if Path(f"/proc/{pid}").exists())
 
-    def rate(self, database: Database, make: Callable[[int], Action], seconds: float) -> Rate:
+    def rate(self, database: Database, make: Callable[[int], Action], seconds: float) -> Cost:
         before = self._servers_cpu()
         found = database.rate(make, seconds)
-        count = found.per_second * seconds
-        return Rate(found.per_second, found.cpu_us + (self._servers_cpu() - before) / count * 1e6)
+        spent = (self._servers_cpu() - before) / (found.per_second * seconds) * 1e6
+        return Cost(found.per_second, found.cpu_us + spent, spent)
 
 
 def measure(quick: bool) -> list[Table]:
@@ -123,6 +133,7 @@ def _measure(server: Postgres, rounds: int, seconds: float, many: int) -> list[T
         large.close()
     per_second = [[one.per_second for one in found] for found in rates]
     costs = [[one.cpu_us for one in found] for found in rates]
+    parts = [[one.database_us for one in found] for found in rates]
     against = f"the same with {FEW:,} instances"
     return [
         Table(
@@ -136,7 +147,9 @@ def _measure(server: Postgres, rounds: int, seconds: float, many: int) -> list[T
             f"PostgreSQL, {many:,} instances, a random one each time", "CPU µs",
             [
                 Row("a generation step", costs[1], against, costs[0]),
+                Row("the database's part of it", parts[1], against, parts[0]),
                 Row("a whole renewal", costs[3], against, costs[2]),
+                Row("the database's part of it", parts[3], against, parts[2]),
             ],
             ["of this process and of the database's", f"the database is {size:,.0f} MB"],
         ),
