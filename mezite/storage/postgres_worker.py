@@ -172,6 +172,8 @@ class Worker:
             link.commit()
         except BaseException as error:
             link.give_up()
+            if isinstance(error, Unknown) and all(job.is_reading for job in started):
+                raise Broken(str(error)) from error
             if isinstance(error, Unknown) and told is not None:
                 storage.hand_over([told])
             if isinstance(error, StorageFailure | _Raised):

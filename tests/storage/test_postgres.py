@@ -233,6 +233,18 @@ def test_a_commit_that_is_cut_off_loses_and_forks_nothing(server: Postgres, when
         auth.close()
 
 
+def test_a_read_that_is_cut_off_is_run_again(server: Postgres) -> None:
+    """There is nothing in it that could be done twice."""
+    cuts = CutAtCommit()
+    storage = PostgresStorage(server.local_params, connection_class=cuts.connection_class)
+    try:
+        cuts.cut = "before"
+        assert read(storage, lambda tx: tx.value("none")) is None
+        assert cuts.cut == ""
+    finally:
+        storage.close()
+
+
 def test_topics_of_a_commit_that_is_cut_off_are_told(server: Postgres) -> None:
     """It may have been committed: what is cached is read again."""
     cuts = CutAtCommit()
