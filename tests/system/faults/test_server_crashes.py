@@ -128,7 +128,11 @@ def test_a_restored_database_locks_nobody(own_site: Site) -> None:
     assert machine.stop() == 0
     (adopted,) = events(own_site, "generation_adopted")
     assert adopted["resource_name"] == machine.instance
-    # One that the backup does not know: nothing is locked, and the answer says what to do.
+    # One that the backup does not know: it is to wait for the operator's word; then nothing is
+    # locked, and the answer says what to do.
+    assert late.start("--one-shot", "--renewal-interval=30m").wait() == 1
+    assert "(database_restored)" in late.log()
+    own_site.call("restore")
     assert late.start("--one-shot", "--renewal-interval=30m").wait() == 3
     assert "instance_unknown" in late.log()
     assert "join again with a new token" in late.log()
