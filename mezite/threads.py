@@ -18,6 +18,9 @@ from twisted.internet.defer import Deferred
 
 T = TypeVar("T")
 
+GATHER_S = 0.005
+"""How long those who come many at a time wait for each other."""
+
 
 class Doorway:
     """Delivers at once until :meth:`open`, in the reactor's thread from then on.
@@ -30,6 +33,8 @@ class Doorway:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._futures: Any = None
         self._submissions: list[Callable[[], None]] = []
+        self._under_way = 0
+        self._last_together = 0
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """From now on *loop*, on which the reactor runs, picks up: without the timer
@@ -58,8 +63,9 @@ class Doorway:
     def submitted(self, submit: Callable[[], Future[T]]) -> asyncio.Future[T]:
         """What an asyncio coroutine awaits for the future that *submit* gives.
 
-        It is called with all else that comes in this turn of the loop, so that the
-        worker thread wakes once for all of it, and takes no turns with this one.
+        Who comes alone is submitted in this turn of the loop; who comes while others
+        are under way, with all that come in the next :data:`GATHER_S`: to wake the
+        worker thread and to commit costs as much for one as for all of them.
         """
         crossing: asyncio.Future[T] = self._futures.create_future()
 
@@ -67,18 +73,29 @@ class Doorway:
             try:
                 future = submit()
             except Exception as error:
+                self._under_way -= 1
                 if not crossing.cancelled():
                     self._futures.reject(crossing, error)
             else:
+                future.add_done_callback(self._arrived)
                 self._cross(future, crossing)
 
-        if not self._submissions:
-            crossing.get_loop().call_soon(self._submit)
         self._submissions.append(begin)
+        if len(self._submissions) == 1:
+            loop = crossing.get_loop()
+            if self._under_way == 0 and self._last_together <= 1:
+                loop.call_soon(self._submit)
+            else:
+                loop.call_later(GATHER_S, self._submit)
+        self._under_way += 1
         return crossing
+
+    def _arrived(self, future: Future[Any]) -> None:
+        self._under_way -= 1
 
     def _submit(self) -> None:
         submissions, self._submissions = self._submissions, []
+        self._last_together = len(submissions)
         _run_all(submissions)
 
     def _cross(self, future: Future[T], crossing: asyncio.Future[T]) -> None:

@@ -108,6 +108,48 @@ def test_what_is_submitted_in_one_turn_is_submitted_together_and_in_order() -> N
     assert isinstance(results[1], ValueError)
 
 
+def test_who_comes_while_others_are_under_way_is_gathered() -> None:
+    """All of them are submitted at once, within a few milliseconds, whatever becomes of
+    the first; and whoever comes alone afterwards does not wait."""
+    order: list[int] = []
+
+    async def scenario() -> None:
+        doorway = Doorway()
+        doorway.open(asyncio.get_running_loop())
+        futures = [Future[int]() for _ in range(6)]
+
+        def submit(number: int) -> Future[int]:
+            order.append(number)
+            return futures[number]
+
+        def ask(number: int) -> asyncio.Future[int]:
+            return doorway.submitted(lambda: submit(number))
+
+        first = ask(0)
+        await asyncio.sleep(0)
+        assert order == [0]
+        gathered = [ask(1)]
+        await asyncio.sleep(0)
+        gathered += [ask(2), ask(3)]
+        futures[0].set_result(0)
+        assert await first == 0
+        assert order == [0]
+        for number in (1, 2, 3):
+            futures[number].set_result(number)
+        assert await asyncio.wait_for(asyncio.gather(*gathered), 30) == [1, 2, 3]
+        assert order == [0, 1, 2, 3]
+        futures[4].set_result(4)
+        # Several came together last: one more is waited for, and then nobody.
+        assert await asyncio.wait_for(ask(4), 30) == 4
+        alone = ask(5)
+        await asyncio.sleep(0)
+        assert order == [0, 1, 2, 3, 4, 5]
+        futures[5].set_result(5)
+        assert await alone == 5
+
+    asyncio.run(scenario())
+
+
 def test_who_has_gone_before_it_is_submitted_is_not_waited_for() -> None:
     """Its use case runs all the same: others may be told of what it did."""
 
