@@ -72,11 +72,13 @@ class InternalNode:
 
 
 def _settings(ssh: SshConfig) -> NodeSettings:
+    for path in ssh.trusted_user_ca_keys:
+        read_cas(path)  # a fault at the start is the starter's to hear of
     return NodeSettings(
         node_name=ssh.node_name,
         labels=ssh.labels,
         authorization=ssh.authorization,
-        trusted_user_ca_keys=tuple(key for path in ssh.trusted_user_ca_keys for key in read_cas(path)),
+        trusted_user_ca_files=ssh.trusted_user_ca_keys,
         authorized_principals_file=ssh.authorized_principals_file,
         revoked_keys=ssh.revoked_keys,
         exec=ssh.exec,

@@ -47,6 +47,8 @@ class NodeChecker:
         self._clock = clock
         self._account_problem = account_problem
         self._revocations = revocations
+        self.more_cas: Callable[[], tuple[bytes, ...]] = tuple
+        """Key blobs of CAs that are trusted besides, now."""
         self.table: Callable[[str], bytes] = lambda login: b""
         """A login's table of principals, where the node has such."""
         self._window_start: datetime | None = None
@@ -83,7 +85,7 @@ class NodeChecker:
         outcome = decide(
             cert,
             policy,
-            self._rules,
+            self._rules.with_cas(self.more_cas()),
             login=login.login,
             address=login.address,
             now=self._clock(),

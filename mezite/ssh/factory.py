@@ -18,6 +18,7 @@ from mezite.ssh.avatar import Node, NodeRealm
 from mezite.ssh.builtin import BuiltinPrograms
 from mezite.ssh.checker import NodeChecker
 from mezite.ssh.connection import NodeConnection
+from mezite.ssh.followed import TrustedCas
 from mezite.ssh.forwarding import Forwards
 from mezite.ssh.hostkeys import HostKeys
 from mezite.ssh.policy import PRINCIPALS, RBAC, Access, NodeRules, find_lock
@@ -40,6 +41,8 @@ class NodeSettings:
     authorization: str = RBAC
     trusted_user_ca_keys: tuple[bytes, ...] = ()
     """Key blobs."""
+    trusted_user_ca_files: tuple[Path, ...] = ()
+    """Files of such keys, one a line; read again when they change."""
     revoked_keys: tuple[Path, ...] = ()
     """KRLs, or lists of public keys; read again when they change."""
     authorized_principals_file: str | None = None
@@ -108,6 +111,7 @@ class NodeFactory(CertificateFactory):
         revocations = RevocationFiles(settings.revoked_keys)
         revocations.look()
         checker = NodeChecker(self._rules, access, clock, self._account_problem, revocations)
+        checker.more_cas = TrustedCas(settings.trusted_user_ca_files)
         if settings.authorized_principals_file is not None:
             checker.table = PrincipalTables(settings.authorized_principals_file)
         node = Node(settings.node_name, access, clock, self._system or BuiltinPrograms(), self._forwards)

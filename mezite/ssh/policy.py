@@ -60,6 +60,12 @@ class NodeRules:
     has_tables: bool = False
     """Whether a table of principals decides who may use a login, in place of its name."""
 
+    def with_cas(self, blobs: tuple[bytes, ...]) -> NodeRules:
+        """These rules, with further CAs that are trusted besides."""
+        if not blobs:
+            return self
+        return replace(self, trusted_user_ca_keys=(*self.trusted_user_ca_keys, *blobs))
+
 
 @dataclass(frozen=True, slots=True)
 class Admitted:

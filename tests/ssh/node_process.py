@@ -54,8 +54,9 @@ def main() -> None:
     host = given.pop("host_certificate", None)
     if "trusted_user_ca_keys" in given:
         given["trusted_user_ca_keys"] = tuple(map(keys.parse_public_line, given["trusted_user_ca_keys"]))
-    if "revoked_keys" in given:
-        given["revoked_keys"] = tuple(map(Path, given["revoked_keys"]))
+    for name in ("revoked_keys", "trusted_user_ca_files"):
+        if name in given:
+            given[name] = tuple(map(Path, given[name]))
     node.USER_CA = load_ssh_private_key((directory / "user_ca").read_bytes(), None)  # type: ignore[assignment]
     node.HOST_CA = load_ssh_private_key((directory / "host_ca").read_bytes(), None)  # type: ignore[assignment]
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr)], redirectStandardIO=False)

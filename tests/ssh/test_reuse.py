@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 REUSABLE = ["mezite.ssh.server", "mezite.ssh.login", "mezite.ssh.hostkeys", "mezite.ssh.userauth",
-            "mezite.ssh.transport", "mezite.ssh.conch_private", "mezite.ssh.framing", "mezite.ssh.revocation"]
+            "mezite.ssh.transport", "mezite.ssh.conch_private", "mezite.ssh.framing", "mezite.ssh.revocation",
+            "mezite.ssh.followed"]
 ALLOWED = ("mezite.certs", "mezite.core", "mezite.errors")
 
 

@@ -14,10 +14,10 @@ from mezite.certs.krl import MAGIC
 from mezite.errors import CertificateRejected
 from mezite.ssh.revocation import RevocationFiles
 from tests.certs import krl_making as pack
-from tests.ssh.client import CERTIFICATE, FAILURE, PK_OK, REQUEST, SUBJECT_BLOB, SUCCESS, Wire
+from tests.ssh.client import CERTIFICATE, FAILURE, PK_OK, REQUEST, START, SUBJECT_BLOB, SUCCESS, Wire
 from tests.ssh.matrix.packing import CA, CAS, KEYS, SUBJECT, Case, certificate
 from tests.ssh.matrix.servers import SSHD, Judge, Sshd
-from tests.ssh.node import USER_CA
+from tests.ssh.node import USER_CA, user_certificate
 from tests.ssh.test_openssh import Node, started
 
 CA_BLOB, OTHER_CA = keys.public_blob(CA), CAS["p256"]
@@ -194,4 +194,25 @@ def test_a_pipe_in_its_place_holds_nobody_up(tmp_path: Path, problems: list[str]
     os.mkfifo(tmp_path / "list")
     with pytest.raises(CertificateRejected, match="it is no file"):
         RevocationFiles([tmp_path / "list"])()
+    problems.clear()
+
+
+def test_trusted_cas_are_followed_too(tmp_path: Path, problems: list[str]) -> None:
+    """A CA added to its file opens the next login, one taken out none; a broken file trusts nobody."""
+    path = tmp_path / "cas"
+    path.write_text("# none yet\n")
+    company = keys.generate_ca_key()
+    blob = user_certificate(SUBJECT_BLOB, company, at=START)
+    one = Wire(authorization="principals", trusted_user_ca_files=(path,), max_attempts=99).start_userauth()
+    line = keys.public_line(keys.public_blob(company))
+    for text, answer in (
+        ("# none yet\n", FAILURE), (f"{line} company\n", PK_OK), ("", FAILURE), (f"junk\n{line}\n", FAILURE),
+        (f"\n# company\n{line}\n", PK_OK),
+    ):
+        path.write_text(text)
+        assert one.numbers(REQUEST, one.request(blob, signer=None)) == [answer], text
+    path.unlink()
+    assert one.numbers(REQUEST, one.request(blob)) == [FAILURE]
+    assert set(one.reasons()) == {"untrusted_ca"}
+    assert ["not trusted until" in problem for problem in problems] == [True, True]
     problems.clear()
