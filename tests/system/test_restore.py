@@ -156,3 +156,24 @@ def test_a_database_on_a_new_host_without_its_mark_is_taken_for_a_copy(cluster: 
     cluster.server.stop()
     cluster.start()
     assert "put back from a copy" not in cluster.ctl("status")
+
+
+@pytest.mark.config(auth={"workers": 2})
+def test_what_worker_processes_committed_counts_too(cluster: Cluster, tmp_path: Path) -> None:
+    """The head has committed nothing since the backup; the worker that renewed has."""
+    cluster.add_role()
+    machine = cluster.machine()
+    machine.daemon(f"--join-token={cluster.add_bot()}", "--renewal-interval=1s")
+    joined(machine)
+    backup = tmp_path / "backup.db"
+    back_up(cluster, backup)
+    goal = generation(machine) + 1
+    wait_for(lambda: generation(machine) >= goal, "renewal after the backup")
+    assert cluster.server is not None
+    # Killed, its workers would outlive it for a moment, and write on into the file that is put back.
+    assert cluster.server.stop() == 0
+    put_back(cluster, backup)
+    cluster.start()
+    assert "it has come less far than the mark beside it" in cluster.server.text()
+    cluster.ctl("restore")
+    wait_for(lambda: generation(machine) > goal, "renewal after the restore", 60)
