@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+TEMPORARY = "MEZITE_TESTS_TEMPORARY"
+"""Set for the helpers of pytest-xdist: their temporary directories are below it."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Helpers get short temporary directories: a unix socket's path has at most 107 bytes."""
+    worker = getattr(config, "workerinput", None)
+    if worker is not None:
+        config.option.basetemp = str(Path(os.environ[TEMPORARY]) / worker["workerid"])
+    elif getattr(config.option, "numprocesses", None):
+        os.environ[TEMPORARY] = tempfile.mkdtemp(prefix="mz-")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """What failed is kept to be looked at."""
+    if not hasattr(session.config, "workerinput") and TEMPORARY in os.environ and exitstatus == 0:
+        shutil.rmtree(os.environ[TEMPORARY], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
