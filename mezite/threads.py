@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 
 T = TypeVar("T")
 
-GATHER_S = 0.005
+GATHER_S = 0.02
 """How long those who come many at a time wait for each other."""
 
 

@@ -109,7 +109,7 @@ def test_what_is_submitted_in_one_turn_is_submitted_together_and_in_order() -> N
 
 
 def test_who_comes_while_others_are_under_way_is_gathered() -> None:
-    """All of them are submitted at once, within a few milliseconds, whatever becomes of
+    """All of them are submitted at once, within some milliseconds, whatever becomes of
     the first; and whoever comes alone afterwards does not wait."""
     order: list[int] = []
 
