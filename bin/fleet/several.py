@@ -101,7 +101,7 @@ class SeveralSoak:
         for site in self.sites:
             site.start(wait=False)
         for site in self.sites:
-            wait_for(site.is_serving, f"server; {site.server.text()[-2000:] if site.server else ''}", 60)
+            wait_for(site.is_serving, f"server in {site.root}", 60)
         self.sites[0].add_role()
         for number in range(self.settings.daemons):
             self._add(f"m{number:03}")
@@ -209,7 +209,7 @@ class SeveralSoak:
                 and not any(theft.instance == machine.instance for theft in self.thefts)]
         if not able:
             return
-        owner, thief = self.chance.choice(able), self._member(f"thief{self.chance.randrange(1 << 40)}")
+        owner, thief = self.chance.choice(able), self._member(f"t{next(self._sequence)}")
         try:
             shutil.copytree(owner.destination, thief.destination, symlinks=True,
                             ignore=shutil.ignore_patterns("*.sock"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,6 @@ def test_a_short_soak_of_three_servers_keeps_every_promise(tmp_path: Path) -> No
     finally:
         launchers.close()
         database.close()
-    assert is_good(figures), figures
+    assert is_good(figures), json.dumps(figures, indent=1)
     assert figures["generations given out"] > 20
     assert sum(figures["faults"].values()) > 4
