@@ -18,7 +18,8 @@ MANY = 1000
 
 
 def counted(cluster: Cluster, kind: str) -> int:
-    return len(json.loads(cluster.ctl("--format", "json", "audit", "ls", f"--type={kind}", "--all"))["events"])
+    listed = cluster.ctl("--format", "json", "audit", "ls", f"--type={kind}", "--all")
+    return len(json.loads(listed)["events"])
 
 
 def test_one_token_redeemed_a_thousand_times_at_once_admits_one_machine(cluster: Cluster) -> None:
