@@ -104,6 +104,12 @@ class NodeChecker:
             raise self._refuse(login, Rejected(error.code, str(error), outcome.identity), cert) from None
         return outcome
 
+    def refuse_without_certificate(self, login: str, address: str | None, tried: Sequence[str]) -> None:
+        """A connection has ended in which nothing but *tried* was shown: recorded as a stranger's."""
+        nobody = CertificateLogin(login, b"", b"", address, None, b"")
+        why = f"tried without a certificate: {', '.join(tried)}"
+        self._refuse(nobody, Rejected("no_certificate", why), None)
+
     # --- refusals --------------------------------------------------------------------------
 
     def _refuse(

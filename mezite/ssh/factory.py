@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -115,6 +115,7 @@ class NodeFactory(CertificateFactory):
         if settings.authorized_principals_file is not None:
             checker.table = PrincipalTables(settings.authorized_principals_file)
         node = Node(settings.node_name, access, clock, self._system or BuiltinPrograms(), self._forwards)
+        self._checker = checker
         portal = Portal(NodeRealm(node), [checker])
         super().__init__(portal, checker, host_keys, reactor=reactor, settings=settings)
         self._recheck_timer: Any = None
@@ -123,6 +124,9 @@ class NodeFactory(CertificateFactory):
 
     def _account_problem(self, login: str) -> str | None:
         return self._system.account_problem(login) if self._system is not None else None
+
+    def showed_no_certificate(self, connection: NodeTransport, login: str, tried: Sequence[str]) -> None:
+        self._checker.refuse_without_certificate(login, connection.address, tried)
 
     def connection_service(self) -> NodeConnection:
         return NodeConnection(self.settings.max_channels, self.settings.max_forwards)

@@ -6,7 +6,7 @@ host keys; see docs/conch-certificates.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
+from mezite.core.audit import plain
 from mezite.ssh.hostkeys import HostKeys
 from mezite.ssh.login import CertificateLogin
 from mezite.ssh.transport import NodeTransport
@@ -117,6 +118,11 @@ class CertificateFactory(SSHFactory):
             del self._logging_in[oldest]
             self._log.warn("{address}: ended, too many are logging in", address=oldest.address)
             oldest.end("too_many", b"too many are logging in")
+
+    def showed_no_certificate(self, connection: NodeTransport, login: str, tried: Sequence[str]) -> None:
+        """A connection has ended in which nothing but *tried* was offered for *login*."""
+        self._log.info("{address}: login {login}: no certificate, tried {tried}",
+                       address=connection.address, login=plain(login, 64), tried=", ".join(tried))
 
     def logged_in(self, connection: NodeTransport) -> None:
         self._logging_in.pop(connection, None)

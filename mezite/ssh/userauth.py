@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from mezite.certs import wire
 from mezite.certs.ssh import CERTIFICATE_TYPES, MAX_BLOB, SUFFIX
 from mezite.certs.wire import Reader
+from mezite.core.audit import plain
 from mezite.errors import CertificateRejected
 from mezite.ssh.login import CertificateLogin
 
@@ -58,10 +59,17 @@ class NodeUserAuth(SSHService):
         self._failures = 0
         self._asked = False
         self._named: tuple[bytes, bytes] | None = None
+        self._tried: dict[str, None] = {}
+        """What was tried that shows no certificate, in order."""
+        self._showed_certificate = False
         self._done = False
 
     def serviceStopped(self) -> None:
         self._done = True
+        if self._tried and not self._showed_certificate and self._named is not None:
+            # Once, at the end: ssh offers plain keys before the certificate that lets it in.
+            login = self._named[0].decode("utf-8", "backslashreplace")
+            self.transport.factory.showed_no_certificate(self.transport, login, list(self._tried))
         self._waiting.clear()
         if self._busy is not None:
             self._busy.cancel()
@@ -126,6 +134,7 @@ class NodeUserAuth(SSHService):
             self._send_failure()
             return
         if method != b"publickey" or service != b"ssh-connection":
+            self._tried[plain(method, 32)] = None
             raise UnauthorizedLogin("method")
         has_signature = reader.byte()
         if has_signature > 1:
@@ -135,7 +144,8 @@ class NodeUserAuth(SSHService):
         signature = reader.string() if has_signature else None
         reader.finish()
         if algorithm not in ALGORITHMS:
-            # Plain keys: ssh offers the key itself, too, which is no event.
+            # Plain keys: ssh offers the key itself, too.
+            self._tried["plain key"] = None
             raise UnauthorizedLogin("algorithm")
         blob_type, signature_type = ALGORITHMS[algorithm]
         if Reader(blob).string(64) != blob_type:
@@ -153,6 +163,7 @@ class NodeUserAuth(SSHService):
             + wire.string(algorithm)
             + wire.string(blob)
         )
+        self._showed_certificate = True
         credentials = CertificateLogin(
             login, blob, signature_type, self.transport.address, signature, signed
         )

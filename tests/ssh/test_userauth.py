@@ -262,7 +262,7 @@ def test_nothing_counts_after_the_last_attempt() -> None:
     connection.client.sendPacket(REQUEST, connection.request())
     connection.settle()
     assert SUCCESS not in [number for number, _ in connection.client.received]
-    assert connection.access.events == []
+    assert connection.reasons() == ["no_certificate"]
 
 
 def test_login_has_a_minute() -> None:
@@ -368,3 +368,32 @@ def test_odd_names_are_escaped_in_the_log() -> None:
     for text in (*map(str, event.fields.values()), event.message, event.actor):
         assert text.isprintable()
         assert len(text) <= 512
+
+
+def test_who_shows_no_certificate_is_recorded_once_when_he_leaves() -> None:
+    """Passwords and plain keys are refused logins, too; one row for the connection."""
+    connection = Wire().start_userauth()
+    head = wire.string(b"root") + wire.string(b"ssh-connection")
+    password = head + wire.string(b"password") + b"\0" + wire.string(b"hunter2")
+    assert connection.numbers(REQUEST, password) == [FAILURE]
+    offer = head + wire.string(b"publickey") + b"\0" + wire.string(b"ssh-ed25519") + wire.string(FOREIGN_BLOB)
+    assert connection.numbers(REQUEST, offer) == [FAILURE]
+    assert connection.access.events == []
+    connection.server.loseConnection()
+    connection.settle()
+    (event,) = connection.access.events
+    assert (event.type, event.reason) == (EventType.AUTHZ_DENIED, "no_certificate")
+    assert (event.fields["login"], event.client_ip) == ("root", "192.0.2.7")
+    assert event.message == "tried without a certificate: password, plain key"
+
+
+def test_plain_keys_before_a_certificate_are_no_event() -> None:
+    """ssh offers its plain keys first."""
+    connection = Wire().start_userauth()
+    head = wire.string(b"deploy") + wire.string(b"ssh-connection") + wire.string(b"publickey")
+    offer = head + b"\0" + wire.string(b"ecdsa-sha2-nistp256") + wire.string(SUBJECT_BLOB)
+    assert connection.numbers(REQUEST, offer) == [FAILURE]
+    assert connection.numbers(REQUEST, connection.request()) == [SUCCESS]
+    connection.server.loseConnection()
+    connection.settle()
+    assert [event.type for event in connection.access.events] == [EventType.USER_LOGIN]
