@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mezite.auth import authorities
 from mezite.auth.context import Context, Peer, Transaction
@@ -80,7 +80,7 @@ class Auth:
         def create(tx: Transaction) -> bool:
             return authorities.create_cluster(tx, "example", passphrase=None, now=START, random=self.random)
 
-        def load(tx: Transaction) -> tuple[object, object]:
+        def load(tx: Transaction) -> tuple[Any, authorities.LoadedAuthorities]:
             return (
                 authorities.load_cluster(tx, "auth.example.com:3025"),
                 authorities.load_authorities(tx, None, self.random),
@@ -113,7 +113,7 @@ class Auth:
 
     # --- what an operator does --------------------------------------------------------------
 
-    def add_bot(self, name: str = "github-deploy", **settings: object) -> Bot:
+    def add_bot(self, name: str = "github-deploy", **settings: Any) -> Bot:
         bot = Bot(
             id=self.context.new_uuid(),
             name=name,
@@ -130,7 +130,7 @@ class Auth:
         self.write(lambda tx: tx.add_token(token))
         return text
 
-    def lock(self, kind: LockKind, value: str, **settings: object) -> Lock:
+    def lock(self, kind: LockKind, value: str, **settings: Any) -> Lock:
         lock = Lock(
             id=self.context.new_uuid(),
             target=LockTarget(kind, value),

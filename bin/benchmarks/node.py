@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,8 +122,11 @@ class Logins:
                     raise RuntimeError(f"{command} at {node} ended with {done.exit_status}")
         await connection.wait_closed()
 
-    async def cpu_ms(self, node: Node, login: str, command: str | None, count: int, at_once: int) -> float:
-        """CPU time of the server for each of *count* logins."""
+    async def cost(
+        self, node: Node, login: str, command: str | None, count: int, at_once: int
+    ) -> tuple[float, float]:
+        """CPU time of the server for each of *count* logins, ms; and logins per second."""
+        started = time.perf_counter()
         before = cpu_seconds(node.pid, with_children=node.forks)
 
         async def some() -> None:
@@ -130,10 +134,11 @@ class Logins:
                 await self(node, login, command)
 
         await asyncio.gather(*(some() for _ in range(at_once)))
+        done, wall = count // at_once * at_once, time.perf_counter() - started
         if node.forks:
             await asyncio.to_thread(_wait_for_no_child, node.pid)
         used = cpu_seconds(node.pid, with_children=node.forks) - before
-        return used / (count // at_once * at_once) * 1e3
+        return used / done * 1e3, done / wall
 
 
 def _wait_for_no_child(pid: int) -> None:
@@ -157,27 +162,37 @@ async def _measure(
     for name, login, command, _ in cases:
         await log_in(nodes[name], login, command)
     found: dict[tuple[str, str | None, int], list[float]] = {}
+    rates: dict[tuple[str, str | None, int], list[float]] = {}
     for number in range(rounds):
         for name, login, command, at_once in cases if number % 2 == 0 else reversed(cases):
-            cost = await log_in.cpu_ms(nodes[name], login, command, count, at_once)
+            cost, rate = await log_in.cost(nodes[name], login, command, count, at_once)
             found.setdefault((name, command, at_once), []).append(cost)
-    rows = []
+            rates.setdefault((name, command, at_once), []).append(rate)
     other = "asyncssh's server, which trusts the User CA, and writes no audit log"
-    for command in (None, "true"):
-        for at_once in AT_ONCE:
-            what = "a login" if command is None else "a login and a command"
-            rows.append(
-                Row(f"{what}, {at_once} at once", found["node", command, at_once], other,
-                    found["asyncssh", command, at_once], _LIMIT)
-            )
-    if "sshd" in nodes:
-        rows += [
-            Row(f"the system's sshd: a login, {at_once} at once", found["sshd", None, at_once], other,
-                found["asyncssh", None, at_once])
-            for at_once in AT_ONCE
-        ]
+    rows, speeds = (_rows(figures, other, limit) for figures, limit in ((found, _LIMIT), (rates, None)))
     version = run(["ssh", "-V"], {"PATH": os.environ["PATH"]}).err.strip()
     notes = [f"{KEY_EXCHANGE}, {CIPHER}, {MAC}; Ed25519 host certificate and CA, P-256 user key; {version}"]
-    return [Table("SSH logins, CPU in the server", "ms per login", rows, notes)]
+    return [
+        Table("SSH logins, CPU in the server", "ms per login", rows, notes),
+        Table("SSH logins, with the clients on the same machine", "logins/s", speeds),
+    ]
+
+
+def _rows(
+    figures: dict[tuple[str, str | None, int], list[float]], other: str, limit: Limit | None
+) -> list[Row]:
+    rows = [
+        Row(f"{'a login' if command is None else 'a login and a command'}, {at_once} at once",
+            figures["node", command, at_once], other, figures["asyncssh", command, at_once], limit)
+        for command in (None, "true")
+        for at_once in AT_ONCE
+    ]
+    if ("sshd", None, AT_ONCE[0]) in figures:
+        rows += [
+            Row(f"the system's sshd: a login, {at_once} at once", figures["sshd", None, at_once], other,
+                figures["asyncssh", None, at_once])
+            for at_once in AT_ONCE
+        ]
+    return rows
 
 
