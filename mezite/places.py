@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -36,6 +37,30 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
     listening.setblocking(False)
     return listening
+
+
+def reserve_port(host: str, port: int) -> socket.socket:
+    """A socket bound to *host*:*port* that does not listen: workers may listen
+    beside it, and nobody else finds the port free.
+
+    Raises :class:`Conflict` when another server is there; without this test, two
+    servers of one account would share the port and the machines in silence.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with contextlib.closing(socket.socket(family)) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            probe.listen(1)
+        reserved = socket.socket(family)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind((host, port))
+    except OSError as error:
+        raise Conflict(
+            f"cannot listen on {host}:{port} ({_plainly(error)}); stop what is there or set auth.listen_addr"
+        ) from None
+    return reserved
 
 
 def read_cas(path: Path) -> list[bytes]:

@@ -216,7 +216,8 @@ class AuthServer(MultiService):
 
     def _compose_workers(self, lock: int) -> Machines:
         """Machines are served by processes that this one looks after."""
-        from mezite.workers import WorkerSupervisor, reserve_port
+        from mezite.places import reserve_port
+        from mezite.workers import WorkerSupervisor
 
         config = self._config
         reserved = reserve_port(config.listen_host, config.listen_port)

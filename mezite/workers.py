@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import json
 import pickle
-import socket
 import struct
 import sys
 from collections import Counter
@@ -35,7 +34,6 @@ from twisted.logger import Logger, LogLevel
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
-from mezite.errors import Conflict
 from mezite.metering import RequestMeter
 
 REPORTS = 3
@@ -51,30 +49,6 @@ SETTLED_AFTER = timedelta(seconds=10)
 _LENGTH = struct.Struct(">I")
 
 _log = Logger()
-
-
-def reserve_port(host: str, port: int) -> socket.socket:
-    """A socket bound to *host*:*port* that does not listen: workers may listen
-    beside it, and nobody else finds the port free.
-
-    Raises :class:`Conflict` when another server is there; without this test, two
-    servers of one account would share the port and the machines in silence.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with contextlib.closing(socket.socket(family)) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-            probe.listen(1)
-        reserved = socket.socket(family)
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        reserved.bind((host, port))
-    except OSError as error:
-        raise Conflict(
-            f"cannot listen on {host}:{port} ({error.strerror}); stop what is there or set auth.listen_addr"
-        ) from None
-    return reserved
 
 
 class _Lines(LineOnlyReceiver):
