@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from mezite.errors import Conflict, StorageFailure
 from mezite.storage.interface import Transaction
 from mezite.storage.rows import Row
-from mezite.storage.schema import copy_whole
+from mezite.storage.schema import copy_whole, sync
 from mezite.storage.transaction import SqlTransaction
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ def back_up(source: Path, target: Path, look: Callable[[Transaction], T]) -> T:
         found = _look(partial, look)
         # Unlike a rename, this never replaces what has come there meanwhile.
         os.link(partial, target, follow_symlinks=False)
-        _sync(target.parent)
+        sync(target.parent)
     except FileExistsError:
         raise Conflict(f"{target} exists already; name another file") from None
     except OSError as error:
@@ -73,11 +73,3 @@ class _Reading:
 
     def change(self, statement: str, values: Row = (), /) -> int:
         raise StorageFailure("a backup is only read")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

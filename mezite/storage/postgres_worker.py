@@ -7,13 +7,13 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from functools import partial
 from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from mezite.errors import StorageFailure
+from mezite.storage import jobs
 from mezite.storage.interface import Transaction
 from mezite.storage.postgres_link import Away, Broken, Clash, Link, Unknown
 from mezite.storage.postgres_listener import CHANNEL
@@ -29,25 +29,14 @@ MAX_WAIT_S = 15.0
 _log = logging.getLogger(__name__)
 
 
-class Job:
-    __slots__ = ("future", "is_reading", "since", "tries", "use_case")
+class Job(jobs.Job):
+    __slots__ = ("since", "tries")
 
     def __init__(self, use_case: Callable[[Transaction], Any], is_reading: bool) -> None:
-        self.future: Future[Any] = Future()
-        self.use_case = use_case
-        self.is_reading = is_reading
+        super().__init__(use_case, is_reading)
         self.since = time.monotonic()
         self.tries = 0
         """How often it has clashed: then it runs alone."""
-
-    def settle(self, result: Any, error: BaseException | None) -> None:
-        """The future is resolved, if it is not yet."""
-        if self.future.done():
-            return
-        if error is None:
-            self.future.set_result(result)
-        else:
-            self.future.set_exception(error)
 
 
 Queue = SimpleQueue["Job | None"]

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from mezite.errors import StorageFailure
 from mezite.storage import sql
 from mezite.storage.interface import Committed, Deliver, Listener, Transaction
+from mezite.storage.jobs import Job
 from mezite.storage.policy import PolicyCache
 from mezite.storage.rows import Row
 from mezite.storage.sqlite_file import Source, failure
@@ -36,24 +37,6 @@ MAX_READ_BATCH = 16
 """Reads that share one snapshot."""
 
 _log = logging.getLogger(__name__)
-
-
-class _Job:
-    __slots__ = ("future", "reading", "use_case")
-
-    def __init__(self, use_case: Callable[[Transaction], Any], reading: bool) -> None:
-        self.future: Future[Any] = Future()
-        self.use_case = use_case
-        self.reading = reading
-
-    def settle(self, result: Any, error: BaseException | None) -> None:
-        """The future is resolved, if it is not yet."""
-        if self.future.done():
-            return
-        if error is None:
-            self.future.set_result(result)
-        else:
-            self.future.set_exception(error)
 
 
 class _Link:
@@ -172,7 +155,7 @@ class _Batch:
     """
 
     def __init__(self, link: _Link) -> None:
-        self.started: list[_Job] = []
+        self.started: list[Job] = []
         self.calls: list[Callable[[], None]] = []
         """What resolves the futures, once the batch is committed."""
         self.topics: set[str] = set()
@@ -180,7 +163,7 @@ class _Batch:
         self._limit = link.serials.limit
         self._runs_apart = False
 
-    def run(self, job: _Job) -> None:
+    def run(self, job: Job) -> None:
         """Raises ``StorageFailure`` when the whole batch cannot go on."""
         self.started.append(job)
         if self._runs_apart:
@@ -189,7 +172,7 @@ class _Batch:
         error = self._call(job)
         if error is None:
             return
-        if not job.reading:
+        if not job.is_reading:
             self._link.undo()
             self._link.serials.limit = self._limit
             self._runs_apart = True
@@ -199,7 +182,7 @@ class _Batch:
                 self._run_apart(before)
         self.calls.append(partial(job.settle, None, error))
 
-    def _run_apart(self, job: _Job) -> None:
+    def _run_apart(self, job: Job) -> None:
         link, limit = self._link, self._link.serials.limit
         link.change("savepoint use_case")
         error = self._call(job)
@@ -210,10 +193,10 @@ class _Batch:
             self.calls.append(partial(job.settle, None, error))
         link.change("release use_case")
 
-    def _call(self, job: _Job) -> BaseException | None:
+    def _call(self, job: Job) -> BaseException | None:
         """What the use case raised; its result is kept."""
         link = self._link
-        if job.reading:
+        if job.is_reading:
             transaction = SqlTransaction(link, None)
         else:
             transaction = SqlTransaction(link, link.serials, link.policy)
@@ -252,8 +235,8 @@ class QueuedStorage:
         self._listeners: tuple[Listener, ...] = ()
         self._lock = threading.Lock()
         self._closed = False
-        self._writes: SimpleQueue[_Job | None] = SimpleQueue()
-        self._reads: SimpleQueue[_Job | None] = SimpleQueue() if readers else self._writes
+        self._writes: SimpleQueue[Job | None] = SimpleQueue()
+        self._reads: SimpleQueue[Job | None] = SimpleQueue() if readers else self._writes
         writer = _Link(source, source.prepare())
         self._threads = [self._thread("writer", self._writes, writer, MAX_BATCH)] + [
             self._thread(f"reader-{number}", self._reads, _Link(source), MAX_READ_BATCH)
@@ -264,10 +247,10 @@ class QueuedStorage:
 
     def write(self, use_case: Callable[[Transaction], T], *, concurrent: bool = False) -> Future[T]:
         """One after the other, concurrent ones too: SQLite has one writer."""
-        return self._submit(self._writes, _Job(use_case, reading=False))
+        return self._submit(self._writes, Job(use_case, is_reading=False))
 
     def read(self, use_case: Callable[[Transaction], T]) -> Future[T]:
-        return self._submit(self._reads, _Job(use_case, reading=True))
+        return self._submit(self._reads, Job(use_case, is_reading=True))
 
     def subscribe(self, listener: Listener) -> None:
         with self._lock:
@@ -285,7 +268,7 @@ class QueuedStorage:
             if thread is not threading.current_thread():
                 thread.join()
 
-    def _submit(self, queue: SimpleQueue[_Job | None], job: _Job) -> Future[Any]:
+    def _submit(self, queue: SimpleQueue[Job | None], job: Job) -> Future[Any]:
         with self._lock:
             if self._closed:
                 raise StorageFailure(f"{self._source.name} is closed: the server is shutting down")
@@ -293,7 +276,7 @@ class QueuedStorage:
         return job.future
 
     def _thread(
-        self, name: str, queue: SimpleQueue[_Job | None], link: _Link, most: int
+        self, name: str, queue: SimpleQueue[Job | None], link: _Link, most: int
     ) -> threading.Thread:
         # Daemonic: an owner that forgets to close still ends, and SQLite
         # rolls back what was not committed.
@@ -301,12 +284,12 @@ class QueuedStorage:
             target=self._serve, args=(queue, link, most), name=f"mezite-storage-{name}", daemon=True
         )
 
-    def _serve(self, queue: SimpleQueue[_Job | None], link: _Link, most: int) -> None:
+    def _serve(self, queue: SimpleQueue[Job | None], link: _Link, most: int) -> None:
         while (job := queue.get()) is not None:
             self._run_batch(_arriving(job, queue, most), link)
         link.close()
 
-    def _run_batch(self, jobs: Iterator[_Job], link: _Link) -> None:
+    def _run_batch(self, jobs: Iterator[Job], link: _Link) -> None:
         """One transaction: the future of every job is resolved after its end."""
         limit = link.serials.limit
         batch = _Batch(link)
@@ -352,7 +335,7 @@ class QueuedStorage:
             _at_once(calls)
 
 
-def _arriving(job: _Job, queue: SimpleQueue[_Job | None], most: int) -> Iterator[_Job]:
+def _arriving(job: Job, queue: SimpleQueue[Job | None], most: int) -> Iterator[Job]:
     """*job* and what is queued when it has been run, and so on, *most* of them.
 
     Those that a commit released come back while the first of them are being

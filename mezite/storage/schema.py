@@ -142,7 +142,7 @@ def _back_up(path: Path, schema_version: int) -> None:
     try:
         copy_whole(path, partial)
         partial.rename(final)
-        _sync(final.parent)
+        sync(final.parent)
     except (OSError, sqlite3.Error) as error:
         partial.unlink(missing_ok=True)
         raise StorageFailure(
@@ -166,10 +166,11 @@ def copy_whole(path: Path, copy: Path) -> None:
     finally:
         target.close()
         source.close()
-    _sync(copy)
+    sync(copy)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """The file or directory *path* is on the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
