@@ -305,11 +305,6 @@ class AuthServer(MultiService):
         return self._machines.is_serving
 
     @property
-    def refusals(self) -> Mapping[str, int]:
-        """How often which refusal was given since the start."""
-        return self._machines.refusals
-
-    @property
     def meter(self) -> RequestMeter:
         """What was answered since the start."""
         return self._machines.meter

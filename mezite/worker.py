@@ -82,8 +82,7 @@ def main() -> int:
     except MeziteError:
         return 1  # it has been logged
     reports = Reports(lambda: {
-        "serving": server.is_serving, "refusals": server.refusals, "waiting": server.waiting,
-        "requests": server.meter.as_json(),
+        "serving": server.is_serving, "waiting": server.waiting, "requests": server.meter.as_json(),
     })
     server.storage.subscribe(reports.changed)
     server.every(REPORT_EVERY_S, reports.tell)

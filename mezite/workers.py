@@ -85,10 +85,8 @@ class Worker:
     started_at: float = 0.0
     delay: float = SOONEST_RESTART.total_seconds()
     restart: Any = None
-    refusals: Counter[str] = field(default_factory=Counter)
-    """Of the processes that held this place before."""
     requests: RequestMeter = field(default_factory=RequestMeter)
-    """Likewise."""
+    """Of the processes that held this place before."""
 
 
 class _Process(ProcessProtocol):
@@ -103,7 +101,6 @@ class _Process(ProcessProtocol):
         self.number = number
         self.is_serving = False
         self.told_to_end = False
-        self.refusals: Mapping[str, int] = {}
         self.requests: Mapping[str, Any] = {}
         self.waiting = 0
         self.serving: Deferred[bool] = Deferred()
@@ -142,7 +139,6 @@ class _Process(ProcessProtocol):
         report = json.loads(line)
         if "topics" in report:
             self._changed(self.number, report["topics"])
-        self.refusals = report.get("refusals", self.refusals)
         self.requests = report.get("requests", self.requests)
         self.waiting = report.get("waiting", self.waiting)
         if report.get("serving") and not self.is_serving:
@@ -204,20 +200,9 @@ class WorkerSupervisor(Service):
         return any(one.process is not None and one.process.is_serving for one in self._workers)
 
     @property
-    def pids(self) -> list[int]:
-        """Of the workers that run now."""
-        return [one.process.transport.pid for one in self._workers
-                if one.process is not None and one.process.transport.pid]
-
-    @property
     def refusals(self) -> Counter[str]:
         """How often which refusal was given, by all workers since the head's start."""
-        total: Counter[str] = Counter()
-        for one in self._workers:
-            total.update(one.refusals)
-            if one.process is not None:
-                total.update(one.process.refusals)
-        return total
+        return self.meter.refusals()
 
     @property
     def meter(self) -> RequestMeter:
@@ -274,7 +259,6 @@ class WorkerSupervisor(Service):
     def _ended(self, how: BaseException | None, worker: Worker) -> None:
         process, worker.process = worker.process, None
         if process is not None:
-            worker.refusals.update(process.refusals)
             worker.requests.add(process.requests)
         if not self.running or process is None:
             return

@@ -65,7 +65,7 @@ from mezite.identity.remote import Known, Remote
 from mezite.identity.state import StateFile
 from mezite.identity.states import Options, Phase, State
 from mezite.identity.supervised import Supervised
-from mezite.metering import RequestMeter
+from mezite.metering import OK, RequestMeter
 from mezite.supervision import ServiceManager
 
 TICK = timedelta(milliseconds=500)
@@ -309,7 +309,7 @@ class IdentityService(Service):
     def _heard(self, event: Event, method: str, started: float) -> None:
         self._asking = None
         error = getattr(event, "error", None)
-        outcome = "ok" if error is None else str(error.code)
+        outcome = OK if error is None else str(error.code)
         self.meter.note(method.removesuffix("Request").lower(), outcome, self._clocks.monotonic() - started)
         self._feed(event)
 

@@ -22,7 +22,7 @@ from mezite.core.admission import Admission, Kind, Limits
 from mezite.core.audit import AuditEvent, EventType, plain
 from mezite.core.request import Issued, RenewRequest, Signed
 from mezite.errors import InvalidInput, MeziteError, Reason, Refused
-from mezite.metering import RequestMeter
+from mezite.metering import OK, RequestMeter
 from mezite.proto.mezite.v1 import identity_pb2 as pb
 from mezite.proto.mezite.v1.identity_pb2_grpc import IdentityServiceServicer
 from mezite.rpc import messages
@@ -189,7 +189,7 @@ class AuthApi(IdentityServiceServicer):
         return self._admission.waiting
 
     def _note(self, method: str, outcome: Outcome | bool, started: float) -> None:
-        reason = outcome.reason.code if isinstance(outcome, Refused) else "ok"
+        reason = outcome.reason.code if isinstance(outcome, Refused) else OK
         self._meter.note(method, reason, self._seconds() - started)
 
     def _left(self, peer: Peer, outcome: Outcome | bool | None) -> None:
