@@ -19,7 +19,7 @@ from mezite.config.server import ServerConfig
 from mezite.core.audit import AuditEvent
 from mezite.core.model import Node
 from mezite.database import open_database
-from mezite.threads import Doorway
+from mezite.threads import Doorway, Gathering
 
 _log = Logger()
 T = TypeVar("T")
@@ -45,6 +45,7 @@ class CoreServices:
         self.doorway = Doorway()
         self.database = open_database(config.database, config.data_dir, self.doorway.deliver, worker)
         self.storage = self.database.storage
+        self._together = Gathering(self.doorway, self.storage.write_together)
         self._events: list[AuditEvent] = []
         self.when_reloaded: list[Callable[[], object]] = []
         """Called when other authorities sign or are trusted; a Deferred is waited for."""
@@ -189,9 +190,9 @@ class CoreServices:
         submit = self.storage.write if write else self.storage.read
         return await self.doorway.deferred(submit(use_case))
 
-    def run_rpc(self, use_case: Callable[[Transaction], T]) -> asyncio.Future[T]:
-        """For machines' requests."""
-        return self.doorway.submitted(lambda: self.storage.write(use_case, concurrent=True))
+    def run_rpc(self, prepare: Callable[[], Callable[[Transaction], T]]) -> asyncio.Future[T]:
+        """For machines' requests: what comes of the use case that *prepare* gives."""
+        return self._together(prepare)
 
     def follow_clock(self) -> Deferred[None]:
         """In a worker: the head commits the time, and takes an operator's word for it."""

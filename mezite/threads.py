@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 GATHER_S = 0.02
 """How long those who come many at a time wait for each other."""
+MOST_TOGETHER = 64
+"""At a time: bounds how long the loop does nothing else."""
 
 
 class Doorway:
@@ -32,9 +34,6 @@ class Doorway:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._futures: Any = None
-        self._submissions: list[Callable[[], None]] = []
-        self._under_way = 0
-        self._last_together = 0
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """From now on *loop*, on which the reactor runs, picks up: without the timer
@@ -56,52 +55,9 @@ class Doorway:
 
     def awaitable(self, future: Future[T]) -> asyncio.Future[T]:
         """What an asyncio coroutine awaits for *future*, which :meth:`deliver` resolves."""
-        crossing: asyncio.Future[T] = self._futures.create_future()
-        self._cross(future, crossing)
-        return crossing
+        crossing, futures = self.crossing(), self._futures
 
-    def submitted(self, submit: Callable[[], Future[T]]) -> asyncio.Future[T]:
-        """What an asyncio coroutine awaits for the future that *submit* gives.
-
-        Who comes alone is submitted in this turn of the loop; who comes while others
-        are under way, with all that come in the next :data:`GATHER_S`: to wake the
-        worker thread and to commit costs as much for one as for all of them.
-        """
-        crossing: asyncio.Future[T] = self._futures.create_future()
-
-        def begin() -> None:
-            try:
-                future = submit()
-            except Exception as error:
-                self._under_way -= 1
-                if not crossing.cancelled():
-                    self._futures.reject(crossing, error)
-            else:
-                future.add_done_callback(self._arrived)
-                self._cross(future, crossing)
-
-        self._submissions.append(begin)
-        if len(self._submissions) == 1:
-            loop = crossing.get_loop()
-            if self._under_way == 0 and self._last_together <= 1:
-                loop.call_soon(self._submit)
-            else:
-                loop.call_later(GATHER_S, self._submit)
-        self._under_way += 1
-        return crossing
-
-    def _arrived(self, future: Future[Any]) -> None:
-        self._under_way -= 1
-
-    def _submit(self) -> None:
-        submissions, self._submissions = self._submissions, []
-        self._last_together = len(submissions)
-        _run_all(submissions)
-
-    def _cross(self, future: Future[T], crossing: asyncio.Future[T]) -> None:
-        futures = self._futures
-
-        def cross(done: Future[T]) -> None:
+        def settle(done: Future[T]) -> None:
             if crossing.cancelled():
                 return
             error = done.exception()
@@ -110,11 +66,109 @@ class Doorway:
             else:
                 futures.reject(crossing, error)
 
-        future.add_done_callback(cross)
+        future.add_done_callback(settle)
+        return crossing
+
+    def crossing(self) -> asyncio.Future[Any]:
+        """To be given an outcome in the loop's thread."""
+        crossing: asyncio.Future[Any] = self._futures.create_future()
+        return crossing
+
+    def soon(self, call: Callable[[], object]) -> None:
+        """In the next turn of the loop, in whose thread this is called."""
+        assert self._loop is not None
+        self._loop.call_soon(call)
 
     def deferred(self, future: Future[T]) -> Deferred[T]:
         """The same for Twisted code."""
         return Deferred.fromFuture(self.awaitable(future))
+
+
+Prepare = Callable[[], Callable[[Any], Any]]
+
+
+class _Asked:
+    """A use case of somebody who waits in the loop: what a storage calls a Waiter."""
+
+    __slots__ = ("_crossing", "_gathering", "prepare", "use_case")
+    is_reading = False
+
+    def __init__(self, gathering: Gathering, prepare: Prepare, crossing: asyncio.Future[Any]) -> None:
+        self._gathering = gathering
+        self._crossing = crossing
+        self.prepare = prepare
+        self.use_case: Callable[[Any], Any] = _unprepared
+
+    def start(self) -> bool:
+        """It runs even if nobody waits any more: others may be told of what it does."""
+        return True
+
+    def settle(self, result: Any, error: BaseException | None) -> None:
+        """In the loop's thread."""
+        self._gathering.under_way -= 1
+        crossing = self._crossing
+        if crossing.done():
+            return
+        if error is None:
+            crossing.set_result(result)
+        else:
+            crossing.set_exception(error)
+
+
+def _unprepared(transaction: Any) -> Any:
+    raise AssertionError("submitted before it was prepared")
+
+
+class Gathering:
+    """Use cases of the reactor's thread that go to a storage together.
+
+    Who comes alone is submitted in this turn of the loop; who comes while others
+    are under way, with all that come in the next :data:`GATHER_S`: a transaction
+    and its COMMIT cost as much for one as for all of them, and each step costs less
+    where the same one was the last.
+    """
+
+    def __init__(self, doorway: Doorway, submit: Callable[[Sequence[Any]], object]) -> None:
+        self._doorway = doorway
+        self._submit_all = submit
+        self._gathered: list[_Asked] = []
+        self._last_together = 0
+        self.under_way = 0
+
+    def __call__(self, prepare: Prepare) -> asyncio.Future[Any]:
+        """What comes of the use case that *prepare* gives, or what either of them raises;
+        both are called later."""
+        crossing = self._doorway.crossing()
+        self._gathered.append(_Asked(self, prepare, crossing))
+        if len(self._gathered) == 1:
+            loop = crossing.get_loop()
+            if self.under_way == 0 and self._last_together <= 1:
+                loop.call_soon(self._submit)
+            else:
+                loop.call_later(GATHER_S, self._submit)
+        self.under_way += 1
+        return crossing
+
+    def _submit(self) -> None:
+        together, self._gathered = self._gathered[:MOST_TOGETHER], self._gathered[MOST_TOGETHER:]
+        if self._gathered:
+            # Whatever else the loop has to do comes in between.
+            self._doorway.soon(self._submit)
+        self._last_together = len(together)
+        ready = []
+        for asked in together:
+            try:
+                asked.use_case = asked.prepare()
+            except Exception as error:
+                asked.settle(None, error)
+            else:
+                ready.append(asked)
+        if ready:
+            try:
+                self._submit_all(ready)
+            except Exception as error:
+                for asked in ready:
+                    asked.settle(None, error)
 
 
 def _run_all(calls: Sequence[Callable[[], None]]) -> None:

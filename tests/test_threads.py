@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import pytest
 
-from mezite.threads import Doorway
+from mezite.threads import MOST_TOGETHER, Doorway, Gathering
 
 T = TypeVar("T")
 
@@ -78,88 +78,145 @@ def test_a_waiter_that_was_cancelled_costs_nobody_anything() -> None:
     assert asyncio.run(scenario()) == 1
 
 
-def test_what_is_submitted_in_one_turn_is_submitted_together_and_in_order() -> None:
-    """After the rest of the turn; one that cannot be submitted fails alone."""
-    order: list[object] = []
+class Submitted:
+    """A storage's part: takes what comes together, and answers when it is told to."""
 
-    def refuse() -> Future[int]:
-        raise ValueError("closed")
+    def __init__(self) -> None:
+        self.batches: list[list[Any]] = []
+        self.error: Exception | None = None
+        self._arrived = asyncio.Event()
 
-    async def scenario() -> list[Any]:
-        doorway = Doorway()
+    def __call__(self, waiters: Sequence[Any]) -> None:
+        if self.error is not None:
+            raise self.error
+        self.batches.append(list(waiters))
+        self._arrived.set()
+
+    async def come(self, count: int) -> None:
+        """There are *count* batches."""
+        while len(self.batches) < count:
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    @property
+    def names(self) -> list[list[str]]:
+        return [[waiter.use_case(None) for waiter in batch] for batch in self.batches]
+
+    def answer(self, batch: int) -> None:
+        """Each gets what its use case gives."""
+        for waiter in self.batches[batch]:
+            assert waiter.start()
+            waiter.settle(waiter.use_case(None), None)
+
+
+def prepare(name: str) -> Callable[[], Callable[[Any], str]]:
+    return lambda: lambda transaction: name
+
+
+Scenario = Callable[[Gathering, Submitted], Coroutine[Any, Any, None]]
+
+
+def gathering(scenario: Scenario) -> None:
+    async def run() -> None:
+        doorway, submitted = Doorway(), Submitted()
         doorway.open(asyncio.get_running_loop())
-        futures = [Future[int]() for _ in range(3)]
+        await scenario(Gathering(doorway, submitted), submitted)
 
-        def submit(number: int) -> Future[int]:
-            order.append(number)
-            return futures[number]
+    asyncio.run(run())
 
-        waiting = [doorway.submitted(lambda number=number: submit(number)) for number in range(3)]
-        waiting.insert(1, doorway.submitted(refuse))
-        order.append("rest of the turn")
+
+def test_what_comes_in_one_turn_is_submitted_together_and_in_order() -> None:
+    """After the rest of the turn; one that cannot be prepared fails alone."""
+
+    def refuse() -> Callable[[Any], str]:
+        raise ValueError("no such thing")
+
+    async def scenario(ask: Gathering, submitted: Submitted) -> None:
+        waiting = [ask(prepare("a")), ask(refuse), ask(prepare("b"))]
+        assert submitted.batches == []
         await asyncio.sleep(0)
-        for number, future in enumerate(futures):
-            future.set_result(number)
-        return await asyncio.gather(*waiting, return_exceptions=True)
+        assert submitted.names == [["a", "b"]]
+        submitted.answer(0)
+        a, refused, b = await asyncio.gather(*waiting, return_exceptions=True)
+        assert (a, b) == ("a", "b")
+        assert isinstance(refused, ValueError)
 
-    results = asyncio.run(scenario())
-    assert order == ["rest of the turn", 0, 1, 2]
-    assert [results[0], *results[2:]] == [0, 1, 2]
-    assert isinstance(results[1], ValueError)
+    gathering(scenario)
 
 
 def test_who_comes_while_others_are_under_way_is_gathered() -> None:
     """All of them are submitted at once, within some milliseconds, whatever becomes of
     the first; and whoever comes alone afterwards does not wait."""
-    order: list[int] = []
 
-    async def scenario() -> None:
-        doorway = Doorway()
-        doorway.open(asyncio.get_running_loop())
-        futures = [Future[int]() for _ in range(6)]
-
-        def submit(number: int) -> Future[int]:
-            order.append(number)
-            return futures[number]
-
-        def ask(number: int) -> asyncio.Future[int]:
-            return doorway.submitted(lambda: submit(number))
-
-        first = ask(0)
+    async def scenario(ask: Gathering, submitted: Submitted) -> None:
+        first = ask(prepare("a"))
         await asyncio.sleep(0)
-        assert order == [0]
-        gathered = [ask(1)]
+        assert submitted.names == [["a"]]
+        gathered = [ask(prepare("b"))]
         await asyncio.sleep(0)
-        gathered += [ask(2), ask(3)]
-        futures[0].set_result(0)
-        assert await first == 0
-        assert order == [0]
-        for number in (1, 2, 3):
-            futures[number].set_result(number)
-        assert await asyncio.wait_for(asyncio.gather(*gathered), 30) == [1, 2, 3]
-        assert order == [0, 1, 2, 3]
-        futures[4].set_result(4)
+        gathered += [ask(prepare("c")), ask(prepare("d"))]
+        submitted.answer(0)
+        assert await first == "a"
+        assert submitted.names == [["a"]]
+        await submitted.come(2)
+        submitted.answer(1)
+        assert await asyncio.gather(*gathered) == ["b", "c", "d"]
+        assert submitted.names == [["a"], ["b", "c", "d"]]
         # Several came together last: one more is waited for, and then nobody.
-        assert await asyncio.wait_for(ask(4), 30) == 4
-        alone = ask(5)
+        late = ask(prepare("e"))
+        await submitted.come(3)
+        submitted.answer(2)
+        assert await late == "e"
+        alone = ask(prepare("f"))
         await asyncio.sleep(0)
-        assert order == [0, 1, 2, 3, 4, 5]
-        futures[5].set_result(5)
-        assert await alone == 5
+        assert submitted.names[3:] == [["f"]]
+        submitted.answer(3)
+        assert await alone == "f"
 
-    asyncio.run(scenario())
+    gathering(scenario)
+
+
+def test_very_many_are_submitted_a_part_at_a_time() -> None:
+    """So that the loop does something else in between, and in their order."""
+
+    async def scenario(ask: Gathering, submitted: Submitted) -> None:
+        names = [str(number) for number in range(MOST_TOGETHER + 5)]
+        waiting = [ask(prepare(name)) for name in names]
+        await asyncio.sleep(0)
+        assert submitted.names == [names[:MOST_TOGETHER]]
+        await submitted.come(2)
+        submitted.answer(1)
+        submitted.answer(0)
+        assert await asyncio.gather(*waiting) == names
+
+    gathering(scenario)
+
+
+def test_what_a_storage_does_not_take_fails_together() -> None:
+    """And the next to come does not wait for them."""
+
+    async def scenario(ask: Gathering, submitted: Submitted) -> None:
+        submitted.error = ValueError("closed")
+        failed = await asyncio.gather(ask(prepare("a")), ask(prepare("b")), return_exceptions=True)
+        assert failed == [submitted.error, submitted.error]
+        submitted.error = None
+        alone = ask(prepare("c"))
+        await submitted.come(1)
+        submitted.answer(0)
+        assert await alone == "c"
+
+    gathering(scenario)
 
 
 def test_who_has_gone_before_it_is_submitted_is_not_waited_for() -> None:
     """Its use case runs all the same: others may be told of what it did."""
 
-    async def scenario() -> bool:
-        doorway, future = Doorway(), Future[int]()
-        doorway.open(asyncio.get_running_loop())
-        gone = doorway.submitted(lambda: future)
+    async def scenario(ask: Gathering, submitted: Submitted) -> None:
+        gone = ask(prepare("a"))
         gone.cancel()
         await asyncio.sleep(0)
-        future.set_result(1)
-        return gone.cancelled()
+        submitted.answer(0)
+        assert gone.cancelled()
+        assert ask.under_way == 0
 
-    assert asyncio.run(scenario())
+    gathering(scenario)

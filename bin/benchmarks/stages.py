@@ -27,7 +27,7 @@ from mezite.rpc import messages
 from mezite.rpc.auth_api import AuthApi
 from mezite.rpc.refusals import RefusalLog
 from mezite.storage.sqlite import SqliteStorage
-from mezite.threads import Doorway
+from mezite.threads import Doorway, Gathering
 from tests.harness import PEER, Auth, Machine
 
 AT_ONCE = 64
@@ -105,7 +105,7 @@ async def _whole(auth: Auth, doorway: Doorway, machines: list[Machine], rounds: 
     doorway.open(asyncio.get_running_loop())
     api = AuthApi(
         auth.context,
-        lambda use_case: doorway.submitted(lambda: auth.storage.write(use_case)),
+        Gathering(doorway, auth.storage.write_together),
         lambda event: None, lambda: None, RefusalLog(),
     )
     call: Any = Call()

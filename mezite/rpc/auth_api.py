@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable
-from typing import NoReturn, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol, TypeVar
 from urllib.parse import unquote
 
 import grpc
@@ -16,11 +16,11 @@ from twisted.logger import Logger
 from mezite.auth.context import Context, Peer, Transaction
 from mezite.auth.join import join
 from mezite.auth.leave import leave
-from mezite.auth.proof import Provenance, prove_certificate, prove_join, prove_leave, prove_renew
+from mezite.auth.proof import prove_certificate, prove_join, prove_leave, prove_renew
 from mezite.auth.renew import Unverified, renew
 from mezite.core.admission import Admission, Kind, Limits
 from mezite.core.audit import AuditEvent, EventType, plain
-from mezite.core.request import Issued, RenewRequest, Signed
+from mezite.core.request import Issued
 from mezite.errors import InvalidInput, MeziteError, Reason, Refused
 from mezite.metering import OK, RequestMeter
 from mezite.proto.mezite.v1 import identity_pb2 as pb
@@ -32,18 +32,44 @@ from mezite.rpc.status import REFUSAL_TRAILER, STATUS_OF, refusal_bytes
 
 _log = Logger()
 _TELL_EVERY_S = 60.0
-_BUSY = 32
 _UNPROVEN = frozenset({Reason.TOKEN_UNKNOWN, Reason.BAD_PROOF, Reason.INVALID_REQUEST})
 """Refusals of who may be guessing."""
 
 T = TypeVar("T")
-Outcome = Issued | Refused
 
 
 class Run(Protocol):
-    """Carries a use case to the storage, and brings its outcome back after COMMIT."""
+    """Calls *prepare* some time, carries its use case to the storage, and brings the outcome back
+    after COMMIT.  What *prepare* raises, the awaitable does."""
 
-    def __call__(self, use_case: Callable[[Transaction], T], /) -> Awaitable[T]: ...
+    def __call__(self, prepare: Callable[[], Callable[[Transaction], T]], /) -> Awaitable[T]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    name: str
+    kind: Kind
+    refused: EventType
+    resource: str
+    """What a refusal's row is about."""
+
+
+_JOIN = _Method("join", Kind.JOIN, EventType.JOIN_REFUSED, "token")
+_RENEW = _Method("renew", Kind.RENEW, EventType.RENEW_REFUSED, "instance")
+_LEAVE = _Method("leave", Kind.RENEW, EventType.LEAVE_REFUSED, "instance")
+
+
+class _Call:
+    """One request while it is being answered."""
+
+    __slots__ = ("peer", "prepare_again", "request", "subject")
+
+    def __init__(self, request: pb.SignedRequest, peer: Peer) -> None:
+        self.request = request
+        self.peer = peer
+        self.subject = ""
+        """Whom it is about, once that has been read."""
+        self.prepare_again: Callable[[], Callable[[Transaction], Any]]
 
 
 class AuthApi(IdentityServiceServicer):
@@ -86,89 +112,99 @@ class AuthApi(IdentityServiceServicer):
         )
 
     async def Join(self, request: pb.SignedRequest, context: ServicerContext) -> pb.IssueResponse:
-        await _require_tls13(context)
-        started, peer, subject = self._seconds(), _peer(context), ""
-        outcome: Outcome | None = await self._turned_away(Kind.JOIN, peer)
-        if outcome is None:
-            try:
-                signed = messages.signed_from(request)
-                wanted = messages.join_request_from(signed.body)
-                subject = plain(wanted.token_id, 64)
-                self._check_clock()
-                proof = prove_join(self._context, wanted, signed)
-
-                def use_case(tx: Transaction) -> Outcome:
-                    return join(self._context, tx, wanted, proof, nonce=signed.nonce, peer=peer)
-
-                outcome = await self._run(use_case)
-            except MeziteError as error:
-                outcome = _refusal(error)
-            finally:
-                self._left(peer, outcome)
-        self._note("join", outcome, started)
-        if isinstance(outcome, Issued):
-            return messages.issued_message(outcome)
-        return await self._refuse(context, outcome, EventType.JOIN_REFUSED, "token", subject, peer)
+        return messages.issued_message(await self._answer(_JOIN, self._join, request, context))
 
     async def Renew(self, request: pb.SignedRequest, context: ServicerContext) -> pb.IssueResponse:
-        await _require_tls13(context)
-        started, peer, subject = self._seconds(), _peer(context), ""
-        outcome: Outcome | None = await self._turned_away(Kind.RENEW, peer)
-        if outcome is None:
-            try:
-                signed = messages.signed_from(request)
-                wanted = messages.renew_request_from(signed.body)
-                subject = wanted.instance_id
-                self._check_clock()
-                outcome = await self._renewed(wanted, signed, peer)
-            except MeziteError as error:
-                outcome = _refusal(error)
-            finally:
-                self._left(peer, outcome)
-        self._note("renew", outcome, started)
-        if isinstance(outcome, Issued):
-            return messages.issued_message(outcome)
-        return await self._refuse(context, outcome, EventType.RENEW_REFUSED, "instance", subject, peer)
+        return messages.issued_message(await self._answer(_RENEW, self._renew, request, context))
 
     async def Leave(self, request: pb.SignedRequest, context: ServicerContext) -> pb.LeaveResponse:
+        await self._answer(_LEAVE, self._leave, request, context)
+        return pb.LeaveResponse(server_time_unix_ms=messages.to_unix_ms(self._context.clock()))
+
+    async def _answer(
+        self,
+        method: _Method,
+        judge: Callable[[_Call], Awaitable[Any]],
+        request: pb.SignedRequest,
+        context: ServicerContext,
+    ) -> Any:
+        """What *judge* gives; a refusal ends the call."""
         await _require_tls13(context)
-        started, peer, subject = self._seconds(), _peer(context), ""
-        outcome: Refused | bool | None = await self._turned_away(Kind.RENEW, peer)
+        started, call = self._seconds(), _Call(request, _peer(context))
+        outcome: Any = self._turned_away(method.kind, call.peer)
         if outcome is None:
             try:
-                signed = messages.signed_from(request)
-                wanted = messages.leave_request_from(signed.body)
-                subject = wanted.instance_id
-                self._check_clock()
-                proof = prove_leave(self._context, wanted, signed)
-                provenance = prove_certificate(self._context, wanted, proof)
-
-                def use_case(tx: Transaction) -> Refused | None:
-                    return leave(self._context, tx, wanted, proof, provenance, nonce=signed.nonce, peer=peer)
-
-                outcome = await self._run(use_case) or True
+                outcome = await judge(call)
             except MeziteError as error:
                 outcome = _refusal(error)
             finally:
-                self._left(peer, outcome)
-        self._note("leave", outcome, started)
+                self._left(call.peer, outcome)
+        self._note(method.name, outcome, started)
         if isinstance(outcome, Refused):
-            return await self._refuse(context, outcome, EventType.LEAVE_REFUSED, "instance", subject, peer)
-        return pb.LeaveResponse(server_time_unix_ms=messages.to_unix_ms(self._context.clock()))
+            await self._refuse(context, outcome, method, call)
+        return outcome
 
-    async def _turned_away(self, kind: Kind, peer: Peer) -> Refused | None:
+    # What is prepared runs later, with all that have come meanwhile; what is signed by
+    # nobody never reaches the database.
+
+    async def _join(self, call: _Call) -> Issued | Refused:
+        def prepare() -> Callable[[Transaction], Issued | Refused]:
+            signed = messages.signed_from(call.request)
+            wanted = messages.join_request_from(signed.body)
+            call.subject = plain(wanted.token_id, 64)
+            self._check_clock()
+            proof = prove_join(self._context, wanted, signed)
+            return lambda tx: join(self._context, tx, wanted, proof, nonce=signed.nonce, peer=call.peer)
+
+        return await self._run(prepare)
+
+    async def _renew(self, call: _Call) -> Issued | Refused:
+        context, provenance = self._context, None
+
+        def prepare() -> Callable[[Transaction], Issued | Refused | Unverified]:
+            signed = messages.signed_from(call.request)
+            wanted = messages.renew_request_from(signed.body)
+            call.subject = wanted.instance_id
+            self._check_clock()
+            proof = prove_renew(context, wanted, signed)
+
+            def use_case(tx: Transaction) -> Issued | Refused | Unverified:
+                return renew(context, tx, wanted, proof, provenance, nonce=signed.nonce, peer=call.peer)
+
+            def prepare_again() -> Callable[[Transaction], Issued | Refused | Unverified]:
+                nonlocal provenance
+                provenance = prove_certificate(context, wanted, proof)
+                return use_case
+
+            call.prepare_again = prepare_again
+            return use_case
+
+        outcome = await self._run(prepare)
+        if isinstance(outcome, Unverified):
+            outcome = await self._run(call.prepare_again)
+        assert not isinstance(outcome, Unverified)
+        return outcome
+
+    async def _leave(self, call: _Call) -> Refused | bool:
+        def prepare() -> Callable[[Transaction], Refused | None]:
+            signed = messages.signed_from(call.request)
+            wanted = messages.leave_request_from(signed.body)
+            call.subject = wanted.instance_id
+            self._check_clock()
+            proof = prove_leave(self._context, wanted, signed)
+            provenance = prove_certificate(self._context, wanted, proof)
+            return lambda tx: leave(
+                self._context, tx, wanted, proof, provenance, nonce=signed.nonce, peer=call.peer
+            )
+
+        return await self._run(prepare) or True
+
+    def _turned_away(self, kind: Kind, peer: Peer) -> Refused | None:
         """The refusal of a request that there is no room for; else it is counted
         until :meth:`_left`."""
         now = self._seconds()
         wait = self._admission.enter(kind, peer.address, now)
         if wait is None:
-            if self._admission.waiting > _BUSY:
-                # All that have come get their place, or are sent away, before the next is worked on.
-                try:
-                    await asyncio.sleep(0)
-                except BaseException:
-                    self._left(peer, None)
-                    raise
             return None
         if now - self._told_at >= _TELL_EVERY_S:
             self._told_at = now
@@ -188,11 +224,11 @@ class AuthApi(IdentityServiceServicer):
         """Requests that are not answered yet."""
         return self._admission.waiting
 
-    def _note(self, method: str, outcome: Outcome | bool, started: float) -> None:
+    def _note(self, method: str, outcome: Issued | Refused | bool, started: float) -> None:
         reason = outcome.reason.code if isinstance(outcome, Refused) else OK
         self._meter.note(method, reason, self._seconds() - started)
 
-    def _left(self, peer: Peer, outcome: Outcome | bool | None) -> None:
+    def _left(self, peer: Peer, outcome: Issued | Refused | bool | None) -> None:
         self._admission.leave(
             peer.address,
             self._seconds(),
@@ -200,21 +236,6 @@ class AuthApi(IdentityServiceServicer):
             failed=isinstance(outcome, Refused) and outcome.reason in _UNPROVEN,
             given_up=outcome is None,
         )
-
-    async def _renewed(self, wanted: RenewRequest, signed: Signed, peer: Peer) -> Outcome:
-        context = self._context
-        proof = prove_renew(context, wanted, signed)
-        provenance: Provenance | None = None
-
-        def use_case(tx: Transaction) -> Outcome | Unverified:
-            return renew(context, tx, wanted, proof, provenance, nonce=signed.nonce, peer=peer)
-
-        outcome = await self._run(use_case)
-        if isinstance(outcome, Unverified):
-            provenance = prove_certificate(context, wanted, proof)
-            outcome = await self._run(use_case)
-        assert not isinstance(outcome, Unverified)
-        return outcome
 
     def _check_clock(self) -> None:
         fault = self._clock_fault()
@@ -226,20 +247,15 @@ class AuthApi(IdentityServiceServicer):
             )
 
     async def _refuse(
-        self,
-        context: ServicerContext,
-        refused: Refused,
-        event: EventType,
-        resource_type: str,
-        subject: str,
-        peer: Peer,
+        self, context: ServicerContext, refused: Refused, method: _Method, call: _Call
     ) -> NoReturn:
+        subject, peer = call.subject, call.peer
         now = self._context.clock()
         if self._refusals.is_worth_a_row(refused.reason, subject, now):
             _log.info(
                 "{event}: {resource}={subject} peer={peer} reason={reason}: {why}",
-                event=event.event_name,
-                resource=resource_type,
+                event=method.refused.event_name,
+                resource=method.resource,
                 subject=subject or "-",
                 peer=peer.address,
                 reason=refused.reason.code,
@@ -247,10 +263,10 @@ class AuthApi(IdentityServiceServicer):
             )
             self._record(
                 AuditEvent(
-                    event,
+                    method.refused,
                     now,
                     actor="machine",
-                    resource_type=resource_type,
+                    resource_type=method.resource,
                     resource_name=subject,
                     client_ip=peer.address,
                     success=False,

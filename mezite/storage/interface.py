@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from mezite.core.audit import AuditEvent
 from mezite.core.model import Bot, Instance, JoinToken, Lock, LockTarget
@@ -287,6 +287,23 @@ Committed = Callable[[int, int], None]
 each commit and before its futures resolve; never fails (mark.py)."""
 
 
+class Waiter(Protocol):
+    """A use case, and who is told what came of it."""
+
+    use_case: Callable[[Transaction], Any]
+
+    @property
+    def is_reading(self) -> bool: ...
+
+    def start(self) -> bool:
+        """Called once, before it is run; ``False``: it is not wanted any more."""
+        ...
+
+    def settle(self, result: Any, error: BaseException | None) -> None:
+        """Where a future would be resolved; never fails."""
+        ...
+
+
 class Storage(Protocol):
     """Runs use cases.  The future resolves only after COMMIT.
 
@@ -302,6 +319,11 @@ class Storage(Protocol):
         what they commit: its invariants are conditional statements, and an
         instance that it has read is nobody else's until it ends.
         """
+        ...
+
+    def write_together(self, waiters: Sequence[Waiter]) -> None:
+        """As :meth:`write` for each, *concurrent*, in their order.  A storage may run them in
+        the thread that calls this, where it need not wait for anything."""
         ...
 
     def read(self, use_case: Callable[[Transaction], T]) -> Future[T]:

@@ -17,6 +17,10 @@ class Job:
         self.use_case = use_case
         self.is_reading = is_reading
 
+    def start(self) -> bool:
+        """Whether it is still wanted; then it is not cancelled any more."""
+        return self.future.set_running_or_notify_cancel()
+
     def settle(self, result: Any, error: BaseException | None) -> None:
         """The future is resolved, if it is not yet."""
         if self.future.done():

@@ -30,7 +30,7 @@ import psycopg
 
 from mezite.errors import StorageFailure
 from mezite.storage import postgres_schema
-from mezite.storage.interface import Committed, Deliver, Listener, Transaction
+from mezite.storage.interface import Committed, Deliver, Listener, Transaction, Waiter
 from mezite.storage.postgres_link import Link, Server
 from mezite.storage.postgres_listener import TOPICS
 from mezite.storage.postgres_listener import Listener as TopicListener
@@ -100,6 +100,15 @@ class PostgresStorage:
     def write(self, use_case: Callable[[Transaction], T], *, concurrent: bool = False) -> Future[T]:
         return self._submit(self._concurrent if concurrent else self._alone, Job(use_case, is_reading=False))
 
+    def write_together(self, waiters: Sequence[Waiter]) -> None:
+        """Each on the first connection that is free."""
+        with self._lock:
+            self._check_open()
+            for waiter in waiters:
+                job = Job(waiter.use_case, is_reading=False)
+                job.future.add_done_callback(partial(_settle, waiter))
+                self._concurrent.put(job)
+
     def read(self, use_case: Callable[[Transaction], T]) -> Future[T]:
         return self._submit(self._reads, Job(use_case, is_reading=True))
 
@@ -124,10 +133,13 @@ class PostgresStorage:
 
     def _submit(self, queue: Queue, job: Job) -> Future[Any]:
         with self._lock:
-            if self._closed:
-                raise StorageFailure(f"{self._server.name} is closed: the server is shutting down")
+            self._check_open()
             queue.put(job)
         return job.future
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StorageFailure(f"{self._server.name} is closed: the server is shutting down")
 
     def _heard(self, topics: frozenset[str]) -> None:
         self.hand_over([partial(self.notify, topics)])
@@ -192,6 +204,11 @@ def _prepared(server: Server) -> psycopg.Connection[Any]:
         connection.close()
         raise
     return connection
+
+
+def _settle(waiter: Waiter, done: Future[Any]) -> None:
+    error = done.exception()
+    waiter.settle(None if error else done.result(), error)
 
 
 def _at_once(calls: Sequence[Callable[[], None]]) -> None:

@@ -3,214 +3,54 @@
 One thread writes.  It takes what has queued up while the last COMMIT waited
 for the disk, and what arrives while it runs these, and commits them together:
 the disk is waited for once.  Other threads read, each on a snapshot.
+
+What is written *together* runs in the thread that submits it, the reactor's, and
+only the COMMIT in the writer's: two threads that take turns with Python's one lock
+cost several times what the statements do.  Nobody waits in the submitter's thread:
+whatever would have to, for a COMMIT under way or another process, runs later or in
+the writer's.
 """
 
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from enum import Enum
 from functools import partial
+from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from mezite.errors import StorageFailure
 from mezite.storage import sql
-from mezite.storage.interface import Committed, Deliver, Listener, Transaction
+from mezite.storage.batch import Batch
+from mezite.storage.interface import Committed, Deliver, Listener, Transaction, Waiter
 from mezite.storage.jobs import Job
-from mezite.storage.policy import PolicyCache
-from mezite.storage.rows import Row
-from mezite.storage.sqlite_file import Source, failure
-from mezite.storage.statements import Serials
-from mezite.storage.transaction import SqlTransaction
+from mezite.storage.sqlite_file import Source
+from mezite.storage.sqlite_link import Link
 
 T = TypeVar("T")
 
 MAX_BATCH = 256
 """Use cases in one commit: bounds how long the first waits for the last."""
-LOCK_POLL_S = 0.001
-"""How often a lock that another process holds is asked for."""
+MAX_HERE = 64
+"""Of those that run in their submitter's thread: bounds how long that does nothing else."""
 MAX_READ_BATCH = 16
 """Reads that share one snapshot."""
 
 _log = logging.getLogger(__name__)
 
 
-class _Link:
-    """One thread's connection: opened when needed, given up after a failure."""
+class _Go(Enum):
+    """What a thread's queue holds besides jobs."""
 
-    def __init__(self, source: Source, connection: sqlite3.Connection | None = None) -> None:
-        self._source = source
-        self._reading = connection is None
-        self._connection = connection
-        if connection is not None:
-            self._wait_here(connection)
-        self._failed: StorageFailure | None = None
-        self.writes = not self._reading
-        self.serials = Serials()
-        self.policy = PolicyCache()
-
-    @staticmethod
-    def _wait_here(connection: sqlite3.Connection) -> None:
-        """Another process's lock is waited for by :meth:`begin`: SQLite itself
-        waits in steps of up to 100 ms, which starves one of two busy processes
-        for most of a second."""
-        connection.execute("pragma busy_timeout = 0")
-
-    def begin(self) -> None:
-        if self._connection is None:
-            self._connection = self._source.connect(reading=self._reading)
-            if not self._reading:
-                self._wait_here(self._connection)
-        self._failed = None
-        self.policy.begin()
-        if self._reading:
-            self.change("begin")
-            return
-        deadline = time.monotonic() + self._source.lock_timeout.total_seconds()
-        while True:
-            try:
-                self._connection.execute("begin immediate")
-                return
-            except Exception as error:
-                busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-                if not busy or time.monotonic() > deadline:
-                    raise self._told(error) from error
-            time.sleep(LOCK_POLL_S)
-
-    def select(self, statement: str, values: Row = (), /) -> list[Any]:
-        assert self._connection is not None
-        try:
-            return self._connection.execute(statement, values).fetchall()
-        except Exception as error:
-            raise self._told(error) from error
-
-    def change(self, statement: str, values: Row = (), /) -> int:
-        assert self._connection is not None
-        try:
-            return self._connection.execute(statement, values).rowcount
-        except Exception as error:
-            raise self._told(error) from error
-
-    def _told(self, error: Exception) -> StorageFailure:
-        """*error* as a ``StorageFailure``; unless only the statement's values
-        are at fault, no use case of the batch goes on."""
-        if isinstance(
-            error,
-            sqlite3.IntegrityError | sqlite3.DataError | sqlite3.ProgrammingError | sqlite3.InterfaceError,
-        ) or not isinstance(error, sqlite3.Error | MemoryError):
-            return StorageFailure(f"{self._source.name}: the database refuses a value: {error}")
-        if self._failed is None:
-            self._failed = failure(self._source.name, error)
-        return self._failed
-
-    def undo(self) -> None:
-        """The open transaction is empty again."""
-        self.policy.forget()
-        self.change("rollback")
-        self.begin()
-
-    def check(self) -> None:
-        """The transaction is whole; raises ``StorageFailure`` when a statement has
-        failed for good (though its use case may have caught that), or when SQLite
-        has rolled everything back by itself, as it may do on a full disk."""
-        assert self._connection is not None
-        if self._failed is not None:
-            raise self._failed
-        if not self._connection.in_transaction:
-            raise StorageFailure(f"{self._source.name}: the database ended a transaction by itself")
-
-    def give_up(self) -> None:
-        """Nothing of the open transaction remains."""
-        self.policy.forget()
-        connection = self._connection
-        if connection is None:
-            return
-        try:
-            if connection.in_transaction:
-                connection.execute("rollback")
-        except sqlite3.Error as error:
-            _log.warning("%s: rollback failed: %s", self._source.name, error)
-        if not self._source.kept:
-            self.close()
-
-    def close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            try:
-                connection.close()
-            except sqlite3.Error as error:
-                _log.warning("%s: close failed: %s", self._source.name, error)
+    FINISH = "there is a batch to be committed, unless it has been already"
+    END = "nothing more comes"
 
 
-class _Batch:
-    """The use cases of one transaction, in order, and what came of each.
-
-    They run without savepoints, as hardly any ever raises.  When one does, the
-    transaction is undone, what was run before it is run again, and from then on
-    each has a savepoint of its own.
-    """
-
-    def __init__(self, link: _Link) -> None:
-        self.started: list[Job] = []
-        self.calls: list[Callable[[], None]] = []
-        """What resolves the futures, once the batch is committed."""
-        self.topics: set[str] = set()
-        self._link = link
-        self._limit = link.serials.limit
-        self._runs_apart = False
-
-    def run(self, job: Job) -> None:
-        """Raises ``StorageFailure`` when the whole batch cannot go on."""
-        self.started.append(job)
-        if self._runs_apart:
-            self._run_apart(job)
-            return
-        error = self._call(job)
-        if error is None:
-            return
-        if not job.is_reading:
-            self._link.undo()
-            self._link.serials.limit = self._limit
-            self._runs_apart = True
-            self.calls.clear()
-            self.topics.clear()
-            for before in self.started[:-1]:
-                self._run_apart(before)
-        self.calls.append(partial(job.settle, None, error))
-
-    def _run_apart(self, job: Job) -> None:
-        link, limit = self._link, self._link.serials.limit
-        link.change("savepoint use_case")
-        error = self._call(job)
-        if error is not None:
-            link.change("rollback to use_case")
-            link.serials.limit = limit
-            link.policy.forget()
-            self.calls.append(partial(job.settle, None, error))
-        link.change("release use_case")
-
-    def _call(self, job: Job) -> BaseException | None:
-        """What the use case raised; its result is kept."""
-        link = self._link
-        if job.is_reading:
-            transaction = SqlTransaction(link, None)
-        else:
-            transaction = SqlTransaction(link, link.serials, link.policy)
-        result, error = None, None
-        try:
-            result = job.use_case(transaction)
-        except BaseException as raised:
-            error = raised
-        transaction.end()
-        link.check()
-        if error is None:
-            self.topics |= transaction.changed
-            self.calls.append(partial(job.settle, result, None))
-        return error
+_Queue = SimpleQueue["Job | _Go"]
 
 
 class QueuedStorage:
@@ -222,7 +62,8 @@ class QueuedStorage:
 
     A listener, and a callback of a future, runs in a thread of this storage
     unless *deliver* takes it elsewhere: it may submit use cases, and must not
-    wait for them.
+    wait for them.  *deliver* runs one call after the other, those of one thread in
+    their order.
     """
 
     def __init__(
@@ -233,14 +74,24 @@ class QueuedStorage:
         self._deliver = _at_once if deliver is None else deliver
         self._committed = committed
         self._listeners: tuple[Listener, ...] = ()
-        self._lock = threading.Lock()
+        self._lock = threading.Condition(threading.Lock())
         self._closed = False
-        self._writes: SimpleQueue[Job | None] = SimpleQueue()
-        self._reads: SimpleQueue[Job | None] = SimpleQueue() if readers else self._writes
-        writer = _Link(source, source.prepare())
-        self._threads = [self._thread("writer", self._writes, writer, MAX_BATCH)] + [
-            self._thread(f"reader-{number}", self._reads, _Link(source), MAX_READ_BATCH)
-            for number in range(readers)
+        self._writes: _Queue = SimpleQueue()
+        self._reads: _Queue = SimpleQueue() if readers else self._writes
+        self._writer = Link(source, source.prepare())
+        # Under the lock: who uses the writer's connection.
+        self._in_use = False
+        self._begun: Batch | None = None
+        """Left to the writer's thread by one that has run its statements."""
+        self._waiting: list[Waiter] = []
+        """To run in a submitter's thread, when the connection is free."""
+        serving = {"writer": self._serve_writes}
+        serving |= {f"reader-{number}": self._serve_reads for number in range(readers)}
+        # Daemonic: an owner that forgets to close still ends, and SQLite
+        # rolls back what was not committed.
+        self._threads = [
+            threading.Thread(target=serve, name=f"mezite-storage-{name}", daemon=True)
+            for name, serve in serving.items()
         ]
         for thread in self._threads:
             thread.start()
@@ -248,6 +99,14 @@ class QueuedStorage:
     def write(self, use_case: Callable[[Transaction], T], *, concurrent: bool = False) -> Future[T]:
         """One after the other, concurrent ones too: SQLite has one writer."""
         return self._submit(self._writes, Job(use_case, is_reading=False))
+
+    def write_together(self, waiters: Sequence[Waiter]) -> None:
+        """They have run when this returns, and COMMIT is under way, if the connection was
+        free; their outcomes are delivered like any other."""
+        with self._lock:
+            self._check_open()
+            self._waiting += waiters
+        self._run_waiting()
 
     def read(self, use_case: Callable[[Transaction], T]) -> Future[T]:
         return self._submit(self._reads, Job(use_case, is_reading=True))
@@ -261,63 +120,127 @@ class QueuedStorage:
             first = not self._closed
             self._closed = True
             if first:
-                self._writes.put(None)
+                self._writes.put(_Go.END)
                 for _ in self._threads[1:]:
-                    self._reads.put(None)
+                    self._reads.put(_Go.END)
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
 
-    def _submit(self, queue: SimpleQueue[Job | None], job: Job) -> Future[Any]:
+    def _submit(self, queue: _Queue, job: Job) -> Future[Any]:
         with self._lock:
-            if self._closed:
-                raise StorageFailure(f"{self._source.name} is closed: the server is shutting down")
+            self._check_open()
             queue.put(job)
         return job.future
 
-    def _thread(
-        self, name: str, queue: SimpleQueue[Job | None], link: _Link, most: int
-    ) -> threading.Thread:
-        # Daemonic: an owner that forgets to close still ends, and SQLite
-        # rolls back what was not committed.
-        return threading.Thread(
-            target=self._serve, args=(queue, link, most), name=f"mezite-storage-{name}", daemon=True
-        )
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StorageFailure(f"{self._source.name} is closed: the server is shutting down")
 
-    def _serve(self, queue: SimpleQueue[Job | None], link: _Link, most: int) -> None:
-        while (job := queue.get()) is not None:
-            self._run_batch(_arriving(job, queue, most), link)
+    # --- in the submitter's thread --------------------------------------------------------------
+
+    def _run_waiting(self) -> None:
+        """Those that wait have run, and the writer's thread commits them; unless
+        somebody else has the connection, who then sees to them."""
+        with self._lock:
+            if self._in_use or not self._waiting:
+                return
+            self._in_use = True
+            jobs, self._waiting = self._waiting[:MAX_HERE], self._waiting[MAX_HERE:]
+        batch = Batch(self._writer, jobs, wait=False)
+        try:
+            has_begun = self._writer.begin(wait=False)
+            if has_begun:
+                batch.run_rest()
+        except BaseException as error:
+            has_begun, batch.failure = True, error
+        with self._lock:
+            if has_begun:
+                self._begun = batch
+            else:
+                # Another process writes just now; the writer's thread waits for it.
+                self._in_use = False
+                self._waiting = jobs + self._waiting
+            self._writes.put(_Go.FINISH)
+            self._lock.notify()
+
+    def _run_later(self) -> None:
+        """After the outcomes that have just been delivered have been made use of."""
+        self._hand_over([self._run_waiting])
+
+    # --- in the threads -------------------------------------------------------------------------
+
+    def _serve_writes(self) -> None:
+        while (job := self._writes.get()) is not _Go.END:
+            self._write_batch(job)
+        while self._in_use or self._begun or self._waiting:
+            self._write_batch(_Go.FINISH)
+        self._writer.close()
+
+    def _write_batch(self, job: Job | _Go) -> None:
+        """*job* and what has come with it are committed, or what has begun elsewhere is."""
+        jobs: Iterable[Waiter] = () if isinstance(job, _Go) else _arriving(job, self._writes, MAX_BATCH)
+        with self._lock:
+            while self._in_use and self._begun is None:
+                self._lock.wait()
+            batch, self._begun = self._begun, None
+            if batch is None:
+                # They have waited for as long as *job*.
+                jobs, self._waiting = chain(self._waiting, jobs), []
+            self._in_use = True
+        if batch is not None:
+            batch.rest = chain(batch.rest, jobs)
+            self._end(batch)
+        else:
+            batch = self._run_batch(jobs, self._writer)
+        calls = batch.calls
+        with self._lock:
+            self._in_use = False
+            if self._waiting:
+                calls.append(self._run_later)
+        self._hand_over(calls)
+
+    def _serve_reads(self) -> None:
+        link = Link(self._source)
+        while isinstance(job := self._reads.get(), Job):
+            self._hand_over(self._run_batch(_arriving(job, self._reads, MAX_READ_BATCH), link).calls)
         link.close()
 
-    def _run_batch(self, jobs: Iterator[Job], link: _Link) -> None:
-        """One transaction: the future of every job is resolved after its end."""
-        limit = link.serials.limit
-        batch = _Batch(link)
-        newest = 0
+    def _run_batch(self, jobs: Iterable[Waiter], link: Link) -> Batch:
+        """One transaction, from its beginning to its end."""
+        jobs = iter(jobs)
+        first = next(jobs, None)
+        if first is None:
+            return Batch(link, ())
+        batch = Batch(link, chain((first,), jobs))
         try:
             link.begin()
-            for job in jobs:
-                if job.future.set_running_or_notify_cancel():
-                    batch.run(job)
+        except BaseException as error:
+            batch.failure = error
+        self._end(batch)
+        return batch
+
+    def _end(self, batch: Batch) -> None:
+        """What is left of *batch* has run, and all of it is committed, or nothing: then its calls tell."""
+        link, newest = batch.link, 0
+        try:
+            if batch.failure is not None:
+                raise batch.failure
+            batch.run_rest()
             if self._committed is not None and link.writes:
                 ((newest,),) = link.select(sql.NEWEST_EVENT)
             link.change("commit")
-            calls = batch.calls
             if batch.topics:
-                calls.insert(0, partial(self._notify, frozenset(batch.topics)))
+                batch.calls.insert(0, partial(self._notify, frozenset(batch.topics)))
         except BaseException as error:
             newest = 0
             link.give_up()
             if not isinstance(error, StorageFailure):
                 _log.exception("%s: a batch failed", self._source.name)
-            link.serials.limit = limit
-            # Those that wait already would wait for the same failure once more.
-            failed = batch.started + [job for job in jobs if job.future.set_running_or_notify_cancel()]
-            calls = [partial(job.settle, None, StorageFailure(str(error))) for job in failed]
+            link.serials.limit = batch.limit
+            batch.fail(error)
         if newest and self._committed is not None:
             self._committed(newest, link.serials.limit)
-        if calls:
-            self._hand_over(calls)
 
     def _notify(self, topics: frozenset[str]) -> None:
         for listener in self._listeners:
@@ -327,6 +250,8 @@ class QueuedStorage:
                 _log.exception("a listener failed on %s", ", ".join(sorted(topics)))
 
     def _hand_over(self, calls: Sequence[Callable[[], None]]) -> None:
+        if not calls:
+            return
         try:
             self._deliver(calls)
         except Exception:
@@ -335,7 +260,7 @@ class QueuedStorage:
             _at_once(calls)
 
 
-def _arriving(job: Job, queue: SimpleQueue[Job | None], most: int) -> Iterator[Job]:
+def _arriving(job: Job, queue: _Queue, most: int) -> Iterator[Job]:
     """*job* and what is queued when it has been run, and so on, *most* of them.
 
     Those that a commit released come back while the first of them are being
@@ -347,10 +272,11 @@ def _arriving(job: Job, queue: SimpleQueue[Job | None], most: int) -> Iterator[J
             following = queue.get_nowait()
         except Empty:
             return
-        if following is None:
-            queue.put(None)
+        if following is _Go.END:
+            queue.put(_Go.END)
             return
-        yield following
+        if isinstance(following, Job):
+            yield following
 
 
 def _at_once(calls: Sequence[Callable[[], None]]) -> None:

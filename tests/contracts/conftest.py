@@ -12,6 +12,7 @@ import pytest
 from mezite.storage.interface import Storage
 from mezite.storage.memory import MemoryStorage
 from mezite.storage.sqlite import SqliteStorage
+from tests.storage.making import Together
 from tests.storage_faults import Faults
 
 
@@ -30,7 +31,15 @@ def _on_postgres(server: Any, **options: Any) -> Storage:
     return PostgresStorage(server.local_params, **options)
 
 
-FACTORIES: dict[str, Callable[..., Storage]] = {"sqlite file": _in_file, "sqlite memory": _in_memory}
+def _here(folder: Path, **options: Any) -> Storage:
+    return Together(_in_file(folder, **options))
+
+
+FACTORIES: dict[str, Callable[..., Storage]] = {
+    "sqlite file": _in_file,
+    "sqlite file, in the submitter's thread": _here,
+    "sqlite memory": _in_memory,
+}
 """Each opens an empty database in a directory, with a storage's options."""
 POSTGRES = "postgres"
 

@@ -16,6 +16,7 @@ from mezite.storage.interface import Storage, Transaction
 from tests.contracts.conftest import OpenStorage
 from tests.storage.making import (
     NOW,
+    Together,
     done,
     held,
     make_authority,
@@ -203,6 +204,8 @@ def test_a_batch_is_delivered_at_once(open_storage: OpenStorage) -> None:
     """One delivery resolves every future of a batch, failed ones too, in order."""
     deliveries = Deliveries()
     storage = open_storage(deliver=deliveries)
+    if isinstance(storage, Together):
+        pytest.skip("what waits for the submitter's thread is delivered to it first: test_together")
     order: list[int] = []
 
     def use_case(tx: Transaction, number: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,6 +13,7 @@ from mezite.core.audit import AuditEvent, EventType
 from mezite.core.model import OPERATOR, Bot, Instance, JoinToken, Lock, LockKind, LockTarget
 from mezite.core.roles import Role
 from mezite.storage.interface import Admission, Step, Storage, StoredAuthority, Transaction
+from mezite.storage.jobs import Job
 
 T = TypeVar("T")
 
@@ -102,13 +103,32 @@ def held(storage: Storage) -> Iterator[None]:
         entered.set()
         assert leave.wait(30)
 
-    blocked = storage.write(wait)
+    # Not in this thread, which is to go on.
+    blocked = (storage.plain if isinstance(storage, Together) else storage).write(wait)
     assert entered.wait(30)
     try:
         yield
     finally:
         leave.set()
     blocked.exception(timeout=30)
+
+
+class Together:
+    """The storage *plain*, with writes that go through ``write_together``, in their submitter's thread."""
+
+    def __init__(self, plain: Storage) -> None:
+        self.plain = plain
+        self.read, self.subscribe, self.close = plain.read, plain.subscribe, plain.close
+        self.write_together = plain.write_together
+
+    def write(self, use_case: Callable[[Transaction], T], *, concurrent: bool = False) -> Future[T]:
+        (future,) = self.write_all([use_case])
+        return future
+
+    def write_all(self, use_cases: Sequence[Callable[[Transaction], Any]]) -> list[Future[Any]]:
+        jobs = [Job(use_case, is_reading=False) for use_case in use_cases]
+        self.plain.write_together(jobs)
+        return [job.future for job in jobs]
 
 
 def together(
@@ -123,7 +143,10 @@ def together(
 
     def submit(_: Future[None]) -> None:
         just_before()
-        futures.extend(storage.write(use_case) for use_case in use_cases)
+        if isinstance(storage, Together):
+            futures.extend(storage.write_all(use_cases))
+        else:
+            futures.extend(storage.write(use_case) for use_case in use_cases)
         submitted.set()
 
     with held(storage):
