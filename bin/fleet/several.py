@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from fleet.audit import check
+from fleet.deck import DAEMON_FAULT, DATABASE_FAULTS, KINDS, SERVER_FAULTS, SEVERED, Deck
 from fleet.figures import show
+from fleet.member import Member
 from mezite.errors import MeziteError
 from tests.postgres import MISSING, Postgres, binaries
-from tests.system.faults.launcher import Launched
-from tests.system.faults.rig import Launchers, Machine, Site
+from tests.system.faults.rig import Launchers, Site
 from tests.system.processes import wait_for
 
 SETTLING = 90.0
@@ -35,6 +36,9 @@ class Settings:
     servers: int = 3
     daemons: int = 20
     seconds: float = 600
+    """At the least: it goes on until faults of all kinds, and a theft, have been planted."""
+    longest_wait: float = 300
+    """Seconds beyond them, after which it ends whatever is missing."""
     seed: int = 1
     ttl: str = "2m"
     shortest: float = 2
@@ -44,21 +48,6 @@ class Settings:
     database_fault_every: float = 20
     daemon_fault_every: float = 5
     theft_every: float = 25
-
-
-class Member(Machine):
-    """A machine that knows all servers."""
-
-    def __init__(self, site: Site, name: str, servers: str, words: list[str]) -> None:
-        super().__init__(site, name)
-        self._servers, self._words = servers, words
-
-    def start_with(self, *words: str, port: int | None = None) -> Launched:
-        argv = ["identity", "start", f"--auth-server={self._servers}", f"--destination={self.destination}"]
-        env = {"HOME": str(self.home), "LANG": "C.UTF-8", "PYTHONWARNINGS": "ignore", "PATH": "/usr/bin:/bin"}
-        daemons = self.site.launchers.daemons
-        self.daemon = daemons.start([*argv, *self._words, *words], env, self.home / "mezd.log")
-        return self.daemon
 
 
 @dataclass
@@ -88,6 +77,9 @@ class SeveralSoak:
         self._busy: set[str] = set()
         self._restart_at: dict[str, float] = {}
         self._replaced: Counter[str] = Counter()
+        # A server is killed as often as everything else together happens to it.
+        self._server_faults = Deck(self.chance, [*SERVER_FAULTS, "server: kill -9"])
+        self._database_faults = Deck(self.chance, [*DATABASE_FAULTS, SEVERED])
 
     # --- starting -----------------------------------------------------------------------------
 
@@ -150,14 +142,13 @@ class SeveralSoak:
         server = site.server
         assert server is not None
         self._busy.add(site.root.name)
-        kind = self.chance.choice(["kill -9", "kill -9", "SIGTERM", "SIGSTOP for 1 to 8 s"])
-        if kind.startswith("SIGSTOP"):
-            server.send(signal.SIGSTOP)
+        kind = self._server_faults.draw()
+        server.send(SERVER_FAULTS[kind])
+        if SERVER_FAULTS[kind] == signal.SIGSTOP:
             self.later(self.chance.uniform(1, 8), lambda: self._wake(site))
         else:
-            server.send(signal.SIGKILL if kind == "kill -9" else signal.SIGTERM)
             self.later(self.chance.uniform(0.2, 4), lambda: self._restart(site))
-        self.done[f"server: {kind}"] += 1
+        self.done[kind] += 1
 
     def _wake(self, site: Site) -> None:
         assert site.server is not None
@@ -180,20 +171,19 @@ class SeveralSoak:
                 self.later(1, lambda site=site: self._restart(site))  # type: ignore[misc]
 
     def harm_the_database(self) -> None:
-        severed = "connections severed"
-        kind = self.chance.choice(["kill -9", "immediate", "fast", severed, severed])
-        if kind == severed:
+        kind = self._database_faults.draw()
+        number = DATABASE_FAULTS[kind]
+        if number is None:
             with self.database.superuser() as connection:
                 connection.execute(
                     "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'mezite' "
                     "and random() < 0.7"
                 )
         else:
-            number = {"kill -9": signal.SIGKILL, "immediate": signal.SIGQUIT, "fast": signal.SIGINT}[kind]
             self.database.stop(number)
             time.sleep(self.chance.uniform(0, 3))
             self.database.start()
-        self.done[f"database: {kind}"] += 1
+        self.done[kind] += 1
 
     def harm_a_daemon(self) -> None:
         able = [machine for machine in self.machines if machine.name not in self._restart_at]
@@ -201,7 +191,7 @@ class SeveralSoak:
             machine = self.chance.choice(able)
             assert machine.daemon is not None
             machine.daemon.send(signal.SIGKILL)
-            self.done["daemon: kill -9"] += 1
+            self.done[DAEMON_FAULT] += 1
 
     def steal(self) -> None:
         stolen = {theft.owner.name for theft in self.thefts if not theft.found}
@@ -267,17 +257,23 @@ class SeveralSoak:
             self.steal: settings.theft_every,
             self.look: 2.0,
         }
-        following = {what: self.chance.expovariate(1 / every) for what, every in due.items()}
-        while (passed := time.monotonic() - began) < settings.seconds:
+        following = {what: self.chance.uniform(0, 2 * every) for what, every in due.items()}
+        while (passed := time.monotonic() - began) < settings.seconds or (
+            self.missing() and passed < settings.seconds + settings.longest_wait
+        ):
             self._run_due()
             self.supervise_servers()
             self.supervise_daemons()
             for what, every in due.items():
                 if passed >= following[what]:
                     what()
-                    following[what] = passed + self.chance.expovariate(1 / every)
+                    following[what] = passed + self.chance.uniform(0, 2 * every)
             time.sleep(0.1)
         self._settle()
+
+    def missing(self) -> frozenset[str]:
+        """Kinds of faults that have not happened yet."""
+        return KINDS - self.done.keys() | (frozenset() if self.thefts else {"theft"})
 
     def _settle(self) -> None:
         """No more faults; everybody must renew, and every theft show."""
@@ -289,7 +285,8 @@ class SeveralSoak:
             self.supervise_servers()
             self.supervise_daemons()
             self.look()
-            if all(theft.found for theft in self.thefts):
+            # A server that had ended by itself is started again first.
+            if not self._later and all(theft.found for theft in self.thefts):
                 for machine in self.machines:
                     goals.setdefault(machine.name, (machine.instance, machine.generation))
                 if all(self._has_gone_on(machine, goals) for machine in self.machines):
@@ -319,6 +316,7 @@ class SeveralSoak:
             "seconds": self.settings.seconds,
             "seed": self.settings.seed,
             "faults": dict(sorted(self.done.items())),
+            "kinds of faults that did not come": len(self.missing()),
             "audit events": len(events),
             "generations given out": found.counted["user.cert.issued"],
             "lost replies made good": found.counted["user.cert.reissued"],

@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from fleet.deck import KINDS
 from fleet.several import Settings, is_good, soak
 
 from tests.postgres import MISSING, Postgres, binaries
 from tests.system.faults.rig import Launchers
 
 SHORT = Settings(
-    servers=3, daemons=6, seconds=25, server_fault_every=6, database_fault_every=8, daemon_fault_every=8,
+    servers=3, daemons=6, seconds=20, server_fault_every=5, database_fault_every=5, daemon_fault_every=8,
     theft_every=8,
 )
 
@@ -29,5 +30,7 @@ def test_a_short_soak_of_three_servers_keeps_every_promise(tmp_path: Path) -> No
         launchers.close()
         database.close()
     assert is_good(figures), json.dumps(figures, indent=1)
-    assert figures["generations given out"] > 20
-    assert sum(figures["faults"].values()) > 4
+    # However slow the machine is, it goes on until each kind has come, and ends when all have renewed since.
+    assert not KINDS - figures["faults"].keys(), json.dumps(figures, indent=1)
+    assert figures["thefts planted"] >= 1
+    assert figures["generations given out"] >= 2 * SHORT.daemons
