@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 
 T = TypeVar("T")
 
-GATHER_S = 0.02
+GATHER_S = 0.01
 """How long those who come many at a time wait for each other."""
 MOST_TOGETHER = 64
 """At a time: bounds how long the loop does nothing else."""
