@@ -8,6 +8,9 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "mezite/__init__.py").read_text())[1]
 
+# The site of docs/ (bin/docs).
+DOCS = ["mkdocs-material>=9.6,<10"]
+
 setup(
     name="mezite",
     version=VERSION,
@@ -41,7 +44,9 @@ setup(
     extras_require={
         # database.driver: postgres
         "postgres": ["psycopg[binary]>=3.2,<4"],
+        "docs": DOCS,
         "dev": [
+            *DOCS,
             # Clients that tests/system/test_clients.py logs in with.
             "ansible-core>=2.17",
             "paramiko>=3.5",

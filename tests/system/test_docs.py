@@ -1,0 +1,74 @@
+"""The docs do what they say: their shell blocks are typed, in order, on an empty machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.system.box import ROOT, Box, why_not
+from tests.system.shellblocks import Block, blocks, pattern
+
+PAGES = {
+    "README.md": (
+        "python3 -m venv /opt/mezite\nexport PATH=/opt/mezite/bin:$PATH",
+        "echo '127.0.0.1 mezite.example.com web-server-01' >> /etc/hosts",
+    ),
+    "docs/quickstart.md": (),
+}
+"""Those whose blocks are one path, from the first to the last, and what they take as given."""
+
+
+def of(page: str) -> list[Block]:
+    return list(blocks((ROOT / page).read_text(encoding="utf-8"), page))
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Box:
+    why = why_not()
+    if not why and shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin") is None:
+        why = "needs sshd (Debian: openssh-server)"
+    if why:
+        pytest.skip(f"the commands of the docs are NOT tried: {why}")
+    return Box(tmp_path)
+
+
+def follow(box: Box, block: Block) -> None:
+    """Does what *block* tells its reader to do."""
+    if block.stops:
+        box.interrupt(block.stops)
+    if block.file:
+        box.put(block.file, block.text)
+    if not block.is_for_a_shell:
+        return
+    if block.goes_on_until:
+        box.leave_running(block.text, block.goes_on_until)
+        return
+    for typed, shown in block.commands():
+        printed = box.type(typed)
+        if shown is not None:
+            found = pattern(shown).search(printed)
+            assert found, f"{block}: shown is\n{shown}\nbut {typed} printed\n{printed}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_reader_who_types_the_page_gets_what_it_shows(box: Box, page: str) -> None:
+    """Every block that is not marked otherwise is typed as it stands; what is left out is told."""
+    found = of(page)
+    unknown = [str(block) for block in found if not block.is_understood()]
+    assert not unknown, f"neither run nor marked: {', '.join(unknown)}"
+    left_out = [f"{block}: {block.not_run or block.language}" for block in found
+                if block.not_run is not None or not (block.is_for_a_shell or block.file)]
+    typed = [block for block in found if block.not_run is None]
+    print("not run:", *left_out, sep="\n  ")
+    assert any(block.is_for_a_shell for block in typed)
+    with box:
+        for given in PAGES[page]:
+            box.type(given)
+        for block in typed:
+            try:
+                follow(box, block)
+            except AssertionError as error:
+                raise AssertionError(f"{block}: {error}\n{box.logs()}") from None
