@@ -31,7 +31,8 @@ mount -t tmpfs -o mode=755 tmpfs "$BOX"
 cd "$BOX"
 mkdir -p usr dev proc etc run/sshd tmp var/lib var/log var/cache var/tmp var/empty root home srv deps mezite
 for name in bin sbin lib lib32 lib64 libx32; do
-  if [ -L "/$name" ]; then cp -a "/$name" .; elif [ -d "/$name" ]; then mkdir "$name"; mount --rbind "/$name" "$name"; fi
+  if [ -L "/$name" ]; then cp -a "/$name" .
+  elif [ -d "/$name" ]; then mkdir "$name"; mount --rbind "/$name" "$name"; fi
 done
 chmod 1777 tmp var/tmp; chmod 700 root
 mount --rbind /usr usr
@@ -89,7 +90,7 @@ class Box:
         environ = {
             **os.environ, "BOX": str(root), "DEPS": str(deps), "SOURCE": str(source),
             "SHARED": " ".join(str(one) for one in shared if not one.is_relative_to("/usr")),
-            "INSIDE_PATH": f"/usr/local/sbin:{base}/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/deps/bin",
+            "INSIDE_PATH": f"{base}/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/deps/bin",
         }
         self._shell = subprocess.Popen(
             [*_UNSHARE, "bash", "-c", _MAKE], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -119,7 +120,7 @@ class Box:
         log = f"/tmp/{name}.terminal"
         typed = self._with_token(text).strip()
         self._type(f"( exec {typed} ) </dev/null >{log} 2>&1 &\nterminal_of_{name}=$!")
-        wait = f"for _ in $(seq 600); do grep -qF -- '{until}' {log} && break; sleep 0.1; done"
+        wait = f"for _ in $(seq 600); do grep -qsF -- '{until}' {log} && break; sleep 0.1; done"
         self._type(f"{wait}\ngrep -F -- '{until}' {log} >/dev/null || {{ cat {log}; false; }}")
         self._going_on[name] = log
 
@@ -130,13 +131,15 @@ class Box:
 
     def put(self, path: str, text: str) -> None:
         """A file of the docs, written as its reader would."""
-        self._type(f"mkdir -p $(dirname {path})\ncat > {path} <<'END-OF-THE-DOCS-FILE'\n{text}\nEND-OF-THE-DOCS-FILE")
+        end = "END-OF-THE-DOCS-FILE"
+        self._type(f"mkdir -p $(dirname {path})\ncat > {path} <<'{end}'\n{text}\n{end}")
 
     def logs(self) -> str:
         """What the programs that go on have printed."""
         if self._shell.poll() is not None:
             return ""
-        return "\n".join(f"{name}:\n" + self._type(f"tail -n 30 {log}") for name, log in self._going_on.items())
+        logs = self._going_on.items()
+        return "\n".join(f"{name}:\n" + self._type(f"tail -n 30 {log}") for name, log in logs)
 
     def _with_token(self, text: str) -> str:
         """With the newest join token where the docs show one cut short."""
@@ -148,7 +151,9 @@ class Box:
         self._number += 1
         end = f"end-of-block-{self._number}"
         assert self._shell.stdin is not None
-        self._shell.stdin.write(f"set -euo pipefail\n{{\n{text}\n}} </dev/null\nset +eu; printf '\\n%s\\n' {end}\n".encode())
+        # What it starts must not read the shell's own input; what it exports stays.
+        typed = f"set -euo pipefail\n{{\n{text}\n}} </dev/null\nset +eu; printf '\\n%s\\n' {end}\n"
+        self._shell.stdin.write(typed.encode())
         self._shell.stdin.flush()
         printed = self._read_until(f"\n{end}\n", text)
         self.said += printed
@@ -171,10 +176,9 @@ def _dependencies(deps: Path) -> None:
     """What Mezite needs, and not Mezite: links to what is installed here."""
     import twisted
 
-    for site in {Path(twisted.__file__).parent.parent}:
-        for entry in site.iterdir():
-            if not entry.name.startswith(("mezite", "__pycache__", "pip")):
-                (deps / "lib" / entry.name).symlink_to(entry)
+    for entry in Path(twisted.__file__).parent.parent.iterdir():
+        if not entry.name.startswith(("mezite", "__pycache__", "pip")):
+            (deps / "lib" / entry.name).symlink_to(entry)
     twistd = deps / "bin" / "twistd"
     twistd.write_text("#!/usr/bin/env python3\nfrom twisted.scripts.twistd import run\n\nrun()\n")
     twistd.chmod(0o755)
@@ -185,6 +189,7 @@ def _sources(source: Path) -> None:
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "mezite", "twisted", "docs"):
         found = ROOT / name
         if found.is_dir():
-            shutil.copytree(found, source / name, ignore=shutil.ignore_patterns("__pycache__", "dropin.cache"))
+            made = shutil.ignore_patterns("__pycache__", "dropin.cache")
+            shutil.copytree(found, source / name, ignore=made)
         else:
             shutil.copy(found, source / name)
