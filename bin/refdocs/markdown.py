@@ -1,0 +1,29 @@
+"""Tables and texts of a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+NOTE = "<!-- Made by bin/reference from the code: change that, not this page. -->\n\n"
+
+
+def cell(text: str) -> str:
+    """*text* inside a table, on one line."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def code(text: str) -> str:
+    return f"`{cell(text)}`" if text else ""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines) + "\n"
+
+
+def plain(text: str) -> str:
+    """reStructuredText's double backquotes and roles as Markdown has them."""
+    import re
+
+    text = re.sub(r":(?:class|attr|mod|data|func):`~?([^`]+)`", lambda found: f"`{found[1].split('.')[-1]}`", text)
+    return text.replace("``", "`").replace(".  ", ". ")
