@@ -1,4 +1,8 @@
-"""A hook of mkdocs: files of the repository that pages link to are put into the site, so that no link is dead."""
+"""A hook of mkdocs.
+
+Files of the repository that pages link to are put into the site, so that no link is dead; a page
+that the navigation does not name stands at the end of its part about operating.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,17 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
 _LINK = re.compile(r"\]\((\.\./[^)#]+)(#[^)]*)?\)")
+
+
+PART = "Operating it"
+
+
+def on_config(config: Any) -> Any:
+    docs = Path(config["docs_dir"])
+    named = set(re.findall(r"[\w/-]+\.md", str(config["nav"])))
+    left = [str(page.relative_to(docs)) for page in sorted(docs.rglob("*.md"))]
+    next(part[PART] for part in config["nav"] if PART in part).extend(one for one in left if one not in named)
+    return config
 
 
 def on_files(files: Files, *, config: Any) -> Files:

@@ -15,7 +15,7 @@ from refdocs.markdown import NOTE, cell, code, plain, table
 from refdocs.words import NODE, REASONS
 
 PACKAGE = Path(mezite.__file__).parent
-_CARRIERS = {"CertificateRejected", "Rejected", "Refusal", "KeyRejected", "Denied", "Fault"}
+_CARRIERS = {"CertificateRejected", "Rejected", "Refusal", "refused"}
 """Records and errors whose first argument is a code of a refusal at the node."""
 
 
