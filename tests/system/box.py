@@ -142,7 +142,8 @@ class Box:
         return "\n".join(f"{name}:\n" + self._type(f"tail -n 30 {log}") for name, log in logs)
 
     def _with_token(self, text: str) -> str:
-        """With the newest join token where the docs show one cut short."""
+        """With the newest join token where the docs show one cut short, and with their destination."""
+        text = text.replace("<destination>", "/var/lib/mezite/identity/certs")
         tokens = re.findall(r"tok-bot-[0-9a-f]{12}-[0-9a-f]{32}-[0-9a-f]{32}", self.said)
         placeholder = re.compile(r"tok-bot-(?:…|[0-9a-f]{12}(?!-))")
         return placeholder.sub(tokens[-1], text) if tokens else text

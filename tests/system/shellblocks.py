@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-SHELL = ("bash", "console")
+SHELL = ("bash", "sh", "console")
 NOT_FOR_A_SHELL = ("yaml", "python", "text", "ini", "json", "", "promql", "toml", "markdown")
 """What a page shows and nobody types; with a file's name above it, it is still made."""
 
@@ -68,7 +68,7 @@ class Block:
 
     def commands(self) -> list[tuple[str, str | None]]:
         """What is typed, and what is shown of the answer (``None``: nothing is)."""
-        if self.language == "bash":
+        if self.language != "console":
             return [(self.text, None)]
         found: list[tuple[str, list[str]]] = []
         for line in self.text.splitlines():
