@@ -73,8 +73,8 @@ def _class_words(one: errors.ReasonClass) -> str:
 def _errors() -> str:
     rows = []
     for kind in _below(errors.MeziteError):
-        if kind in (errors.Refused, errors.CertificateRejected) or not isinstance(vars(kind).get("code"), str):
-            continue
+        if not isinstance(vars(kind).get("code"), str):
+            continue  # each one of these has a code of its own
         exit_code = next((number for of, number in failures._CODES if issubclass(kind, of)), failures.FAILED)
         about = inspect.cleandoc(kind.__doc__ or "").split("\n\n")[0]
         rows.append((code(str(kind.code)), str(exit_code), cell(plain(about))))
@@ -90,8 +90,9 @@ def _below(kind: type[errors.MeziteError]) -> Iterator[type[errors.MeziteError]]
 def _node() -> str:
     rows = [(code(name), cell(NODE.get(name, REASONS.get(name, "–")))) for name in node_codes()]
     return (
-        "## Refusals of the node and of certificates\n\nIn the audit log (`authz.denied`, `port.forward`), and in `mezctl certs "
-        "inspect`; ssh itself is told no more than `Permission denied`.\n\n" + table(("code", "when"), rows)
+        "## Refusals of the node and of certificates\n\nIn the audit log (`authz.denied`, `port.forward`), "
+        "and in `mezctl certs inspect`; ssh itself is told no more than `Permission denied`.\n\n"
+        + table(("code", "when"), rows)
     )
 
 

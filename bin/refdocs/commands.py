@@ -15,8 +15,8 @@ from refdocs.markdown import NOTE, cell, code, plain, table
 HEAD = """\
 # Commands
 
-Every command and option, from the programs themselves: the same words as `--help`. What is marked \\* must be given. Options that every
-command of `mezctl` takes (`--format`, `--socket`) stand at the program only.
+Every command and option, from the programs themselves: the same words as `--help`. What is marked \\* must
+be given. Options that every command of `mezctl` takes (`--format`, `--socket`) stand at the program only.
 
 """
 
@@ -104,7 +104,7 @@ def _server() -> str:
     from mezite.tap import Options
 
     rows = [
-        (f"{code('--' + name)}, {code('-' + short)}" if short else code("--" + name), cell(about))
+        (f"{code(f'--{name}')}, {code(f'-{short}')}" if short else code(f"--{name}"), cell(f"{about}"))
         for name, short, _, about, *_ in Options.optParameters
     ]
     return (

@@ -9,8 +9,9 @@ from refdocs.words import EVENTS
 HEAD = """\
 # Audit events
 
-`mezctl audit ls` shows them, newest last; `--format json` gives all fields, `--follow` goes on. Names and codes are stable. A code ends with `I`
-where the thing was done and with `E` where it failed or was refused; then `reason` has a [code](codes.md).
+`mezctl audit ls` shows them, newest last; `--format json` gives all fields, `--follow` goes on. Names and
+codes are stable. A code ends with `I` where the thing was done and with `E` where it failed or was refused;
+then `reason` has a [code](codes.md).
 
 """
 

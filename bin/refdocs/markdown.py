@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 NOTE = "<!-- Made by bin/reference from the code: change that, not this page. -->\n\n"
+
+
+_ROLE = re.compile(r":(?:class|attr|mod|data|func):`~?([^`]+)`")
 
 
 def cell(text: str) -> str:
@@ -23,7 +27,5 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def plain(text: str) -> str:
     """reStructuredText's double backquotes and roles as Markdown has them."""
-    import re
-
-    text = re.sub(r":(?:class|attr|mod|data|func):`~?([^`]+)`", lambda found: f"`{found[1].split('.')[-1]}`", text)
+    text = _ROLE.sub(lambda found: f"`{found[1].split('.')[-1]}`", text)
     return text.replace("``", "`").replace(".  ", ". ")

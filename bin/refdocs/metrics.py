@@ -57,7 +57,7 @@ def server() -> bytes:
 
     machines = Anything(meter=_meter(), waiting=1, is_serving=True)
     collector: Any = ServerMetrics(Anything(), machines, Anything())  # type: ignore[arg-type]
-    rows = Rows({name: 1 for name in COUNTED}, 1)
+    rows = Rows(dict.fromkeys(COUNTED, 1), 1)
     return metrics.exposition(collector._metrics(True, rows))
 
 
@@ -83,7 +83,7 @@ def _table(text: bytes) -> str:
 
 def page() -> str:
     return NOTE + (
-        "# Metrics\n\nIn Prometheus' text format at `/metrics`: of the server where `diag.listen_addr` is set, of "
-        "the daemon with `--diag-addr`. Alert rules: [alerts.yaml](../prometheus/alerts.yaml).\n\n"
+        "# Metrics\n\nIn Prometheus' text format at `/metrics`: of the server where `diag.listen_addr` is "
+        "set, of the daemon with `--diag-addr`. Alert rules: [alerts.yaml](../prometheus/alerts.yaml).\n\n"
         "## The auth server\n\n" + _table(server()) + "## The daemon\n\n" + _table(daemon())
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from refdocs.markdown import NOTE, cell, code, plain, table
 from refdocs.words import DAEMON, SERVER
 
 HOST = "the-name-of-the-host"
-EVERYTHING = {
+EVERYTHING: dict[str, Any] = {
     "ssh": {"enabled": True, "authorization": "principals"},
     "database": {"driver": "postgres", "sslmode": "verify-full"},
 }
@@ -109,7 +110,7 @@ def _shown(default: object) -> str:
 def server_settings() -> dict[str, Seen]:
     """Every key, in the order of the code: what it takes and what it is without."""
     socket.gethostname = lambda: HOST  # the default of several settings, on each machine another
-    top = Recording({key: dict(value) for key, value in EVERYTHING.items()}, "configuration")
+    top = Recording(copy.deepcopy(EVERYTHING), "configuration")
     ServerConfig.from_section(top, {}, 0)
     outer = {name.rpartition(".")[0] for name in top.log}
     return {name: seen for name, seen in top.log.items() if name not in outer}
@@ -148,14 +149,16 @@ def _daemon() -> str:
 
 def page() -> str:
     return NOTE + (
-        "# Configuration\n\n## The auth server\n\nIn `/etc/mezite/mezite.yaml`, or the file that `twistd mezite-auth --config` names. The "
-        "environment is above the file, the file above the defaults. An unknown key is an error that names the nearest known one. What it is "
-        "good for, at more length: [operations](../operations.md).\n\n"
+        "# Configuration\n\n## The auth server\n\nIn `/etc/mezite/mezite.yaml`, or the file that "
+        "`twistd mezite-auth --config` names. The environment is above the file, the file above the "
+        "defaults. An unknown key is an error that names the nearest known one. What it is good for, at "
+        "more length: [operations](../operations.md).\n\n"
         + _server()
-        + "Durations are written as `30s`, `15m`, `1h`, `7d`.\n\n## The daemon\n\n`mezd identity start` takes flags, over the environment, over the file that "
-        "`--config` names.\n\n"
+        + "Durations are written as `30s`, `15m`, `1h`, `7d`.\n\n## The daemon\n\n`mezd identity start` "
+        "takes flags, over the environment, over the file that `--config` names.\n\n"
         + _daemon()
-        + "## Other variables\n\n" + table(("variable", "what"), [(code(name), cell(words)) for name, words in _OTHERS])
+        + "## Other variables\n\n"
+        + table(("variable", "what"), [(code(name), cell(words)) for name, words in _OTHERS])
     )
 
 

@@ -73,5 +73,5 @@ def _options(command: click.Command) -> dict[str, bool]:
     found = {"--help": False}
     for param in command.params:
         if isinstance(param, click.Option):
-            found |= {name: not param.is_flag for name in (*param.opts, *param.secondary_opts)}
+            found |= dict.fromkeys((*param.opts, *param.secondary_opts), not param.is_flag)
     return found

@@ -16,9 +16,11 @@ from mezite.core.audit import EventType
 from mezite.errors import Reason
 from tests.docs.pages import ROOT
 
+CLEAN = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
+
 
 def test_everything_has_a_word() -> None:
-    """A new setting, reason, code or event is told in bin/refdocs/words.py; what is gone, is gone there, too."""
+    """A new setting, reason, code or event is told in bin/refdocs/words.py; what is gone is gone there."""
     assert set(SERVER) == set(settings.server_settings())
     assert set(REASONS) == {reason.code for reason in Reason}
     assert set(EVENTS) == {event.event_name for event in EventType}
@@ -56,7 +58,7 @@ def test_metrics_are_those_that_are_served() -> None:
 def test_the_committed_pages_are_current() -> None:
     """bin/reference has been run since the code has changed."""
     assert "| `token_reused` |" in events.page()
-    checked = subprocess.run([ROOT / "bin/reference", "--check"], env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"},
+    checked = subprocess.run([ROOT / "bin/reference", "--check"], env={"PYTHON": sys.executable, **CLEAN},
                              capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stderr) == (0, "")
 
@@ -65,6 +67,6 @@ def test_the_site_builds_without_a_dead_link() -> None:
     """mkdocs in its strict mode: a link, an anchor or a page that is not there ends it."""
     if not shutil.which("mkdocs", path=f"{sys.prefix}/bin"):
         pytest.fail("mkdocs is missing: run bin/setup dev")
-    built = subprocess.run([ROOT / "bin/docs", "--check"], env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"},
+    built = subprocess.run([ROOT / "bin/docs", "--check"], env=CLEAN,
                            capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr

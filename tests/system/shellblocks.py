@@ -113,10 +113,15 @@ _FITS = {"t": r"tok-bot-[0-9a-f]{12}-[0-9a-f]{32}-[0-9a-f]{32}", "…": ".*?"}
 
 
 def pattern(shown: str) -> re.Pattern[str]:
-    """What an answer must be, where a page shows *shown*: any token and time, ``…`` anything."""
+    """What an answer must be, where a page shows *shown*: any token and time, ``…`` anything; columns
+    may be wider."""
     made, end = "", 0
     for found in _LOOSE.finditer(shown):
-        made += re.escape(shown[end : found.start()])
+        made += _loosely(shown[end : found.start()])
         made += _FITS.get(found[0][0], r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
         end = found.end()
-    return re.compile(made + re.escape(shown[end:]), re.DOTALL)
+    return re.compile(made + _loosely(shown[end:]), re.DOTALL)
+
+
+def _loosely(text: str) -> str:
+    return re.sub(r"(?:\\ )+", " +", re.escape(text))

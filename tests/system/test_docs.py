@@ -14,7 +14,8 @@ from tests.system.shellblocks import Block, blocks, pattern
 
 INSTALLED = """
 ```bash
-python3 -m venv /opt/mezite
+python3 -m venv --without-pip /opt/mezite
+cp /deps/bin/pip /opt/mezite/bin/
 export PATH=/opt/mezite/bin:$PATH
 echo '127.0.0.1 mezite.example.com web-server-01 web-1' >> /etc/hosts
 ```
