@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from html import escape
 
 NOTE = "<!-- Made by bin/reference from the code: change that, not this page. -->\n\n"
 
@@ -17,6 +18,9 @@ def cell(text: str) -> str:
 
 
 def code(text: str) -> str:
+    """As code; a bar would end the cell, and no two readers agree on how it is escaped inside of backquotes."""
+    if "|" in text:
+        return f"<code>{escape(' '.join(text.split())).replace('|', '&#124;')}</code>"
     return f"`{cell(text)}`" if text else ""
 
 

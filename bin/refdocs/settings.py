@@ -124,8 +124,9 @@ def _server() -> str:
         shown = default or (code(seen.default) if seen.default and HOST not in seen.default else "")
         shown = shown or ("the host's name" if HOST in seen.default else "")
         takes = seen.allowed if seen.kind == "one of" else " ".join((seen.kind, seen.allowed)).strip()
-        rows.append((code(name), cell(takes), shown, code(variables.get(name, "")), cell(words)))
-    return table(("setting", "takes", "default", "environment", "what"), rows)
+        variable = f" Environment: {code(variables[name])}." if name in variables else ""
+        rows.append((code(name), cell(takes), shown, cell(words) + variable))
+    return table(("setting", "takes", "default", "what"), rows)
 
 
 def _daemon() -> str:
@@ -137,12 +138,12 @@ def _daemon() -> str:
     for key in (*daemon.KEYS, *daemon.FILE_KEYS):
         in_file_only = key in daemon.FILE_KEYS
         words = DAEMON.get(key) or helps.get(key, "–")
-        flag = "" if in_file_only else code("--" + key)
-        variable = "" if in_file_only else code("MEZITE_" + key.upper().replace("-", "_"))
-        rows.append((code(key), flag, variable, cell(plain(words))))
+        variable = "MEZITE_" + key.upper().replace("-", "_")
+        where = "in the file only" if in_file_only else f"{code(f'--{key}')}, {code(variable)}"
+        rows.append((code(key), where, cell(plain(words))))
     inner = [(code(key), cell(DAEMON.get(key) or plain(helps.get(key, "–")))) for key in outputs.OUTPUT_KEYS]
     return (
-        table(("key in the file", "flag", "environment", "what"), rows)
+        table(("key in the file", "flag, environment", "what"), rows)
         + "### Of each one of destinations\n\n" + table(("key", "what"), inner)
     )
 
