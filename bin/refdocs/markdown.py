@@ -18,7 +18,7 @@ def cell(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """As code; a bar would end the cell, and no two readers agree on how it is escaped inside of backquotes."""
+    """As code; a bar would end the cell, and readers do not agree on how it is escaped in backquotes."""
     if "|" in text:
         return f"<code>{escape(' '.join(text.split())).replace('|', '&#124;')}</code>"
     return f"`{cell(text)}`" if text else ""
