@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -77,8 +75,10 @@ def test_what_is_not_run_says_why() -> None:
 @pytest.fixture
 def box(tmp_path: Path) -> Box:
     why = why_not()
-    if not why and shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin") is None:
-        why = "needs sshd (Debian: openssh-server)"
+    for program, package in (("/usr/sbin/sshd", "openssh-server"),
+                             ("/usr/lib/openssh/sftp-server", "openssh-sftp-server")):
+        if not Path(program).exists():
+            why = why or f"needs {program} (Debian: {package})"
     if why:
         pytest.skip(f"the commands of the docs are NOT tried: {why}")
     return Box(tmp_path)
