@@ -243,8 +243,9 @@ def _quoted(path: Path) -> str:
     return '"' + text.replace("%", "%%") + '"'
 
 
-def find_identity(cert: str | None, environ: Mapping[str, str]) -> FoundIdentity:
-    """By ``--cert``, ``MEZITE_IDENTITY`` or the destination that mezd has written last."""
+def find_identity(cert: str | None, environ: Mapping[str, str], uid: int | None = None) -> FoundIdentity:
+    """By ``--cert``, ``MEZITE_IDENTITY``, the destination that mezd has written last, or
+    the default one of *uid* (default: who runs this): a systemd unit's mezd notes nothing."""
     if cert:
         return _identity_at(Path(cert), "--cert")
     if environ.get(VARIABLE):
@@ -256,9 +257,12 @@ def find_identity(cert: str | None, environ: Mapping[str, str]) -> FoundIdentity
         last = ""
     if last:
         return _identity_at(Path(last), f"the last identity of mezd, noted in {noted}")
+    usual = paths.identity_dir(environ, os.geteuid() if uid is None else uid)
+    if (usual / _CERTIFICATE).is_file():
+        return _identity_at(usual, "mezd's default destination")
     raise UsageError(
         f"no identity found; looked for --cert (not given), {VARIABLE} (not set) and {noted} "
-        "(where mezd notes the identity it has written last: none); "
+        f"(where mezd notes the identity it has written last: none), and there is none in {usual}; "
         "run `mezd identity start`, or give --cert=PATH"
     )
 

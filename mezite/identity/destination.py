@@ -158,6 +158,8 @@ class Directory:
 
     def _holds(self, directory: Path, outputs: Outputs) -> bool:
         found: dict[str, bytes] = {}
+        if not all(_is_open(one) for one in (self._sets, directory)):
+            return False
         for name, (_, mode) in outputs.files(str(directory), self.form).items():
             try:
                 found[name] = (directory / name).read_bytes()
@@ -189,12 +191,12 @@ class Directory:
             ) from None
 
     def _publish(self, outputs: Outputs) -> None:
-        self._sets.mkdir(mode=0o755, exist_ok=True)
+        _make_directory(self._sets)
         number = max((int(name) for name in self._set_names()), default=0) + 1
         final, new = self._sets / str(number), self._sets / f".new-{number}"
         shutil.rmtree(new, ignore_errors=True)
         try:
-            new.mkdir(mode=0o755)
+            _make_directory(new)
             for name, (content, mode) in outputs.files(str(final), self.form).items():
                 _write(new / name, content, mode, self.form)
             sync_directory(new)
@@ -326,6 +328,21 @@ def _is_trusted(found: os.stat_result) -> bool:
 def _is_own_directory(path: Path) -> bool:
     found = path.lstat()
     return stat.S_ISDIR(found.st_mode) and _is_trusted(found) and not found.st_mode & stat.S_IWOTH
+
+
+def _make_directory(path: Path) -> None:
+    """A directory that everybody may enter who gets so far, whatever the umask: who can read
+    what is below is decided by the destination's mode, and each file's."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    if not _is_open(path):
+        path.chmod(0o755)
+
+
+def _is_open(path: Path) -> bool:
+    try:
+        return path.stat().st_mode & 0o055 == 0o055
+    except OSError:
+        return False
 
 
 def _points(link: Path, target: str) -> bool:

@@ -129,6 +129,13 @@ def test_order_of_the_three_places(destination: Path, environ: dict[str, str], t
     assert config(destination) == msh.find_identity(str(destination), environ).options()
 
 
+def test_the_default_destination_comes_last(environ: dict[str, str], tmp_path: Path) -> None:
+    """Where mezd could not note what it has written, as under its systemd unit."""
+    usual = Directory(tmp_path / "state/mezite/identity")
+    usual.publish(Outputs.from_held(held()), timedelta(0))
+    assert config(usual.path) == msh.find_identity(None, environ, uid=1000).options()
+
+
 def test_nothing_found_names_all_three_places(environ: dict[str, str]) -> None:
     with pytest.raises(UsageError) as caught:
         msh.find_identity(None, environ)

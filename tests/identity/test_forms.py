@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -74,6 +75,27 @@ def test_a_mode_that_was_changed_is_set_right(tmp_path: Path) -> None:
     key.chmod(0o600)
     assert directory.publish(FIRST, T0)
     assert (tmp_path / "current" / "ssh_key").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.fixture
+def strict_umask() -> Iterator[None]:
+    """That of the systemd unit."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+def test_a_group_reaches_the_files_whatever_the_umask(tmp_path: Path, strict_umask: None) -> None:
+    """Also what a mezd has published that left its directories shut."""
+    directory = Directory(tmp_path, Form(key_mode=0o640, group_id=os.getegid()))
+    directory.publish(FIRST, T0)
+    inside = (tmp_path, tmp_path / "sets", (tmp_path / "current").resolve())
+    assert [path.stat().st_mode & 0o050 for path in inside] == [0o050] * 3
+    for path in inside[1:]:
+        path.chmod(0o700)
+    assert directory.publish(FIRST, T0)
+    inside = (tmp_path, tmp_path / "sets", (tmp_path / "current").resolve())
+    assert [path.stat().st_mode & 0o050 for path in inside] == [0o050] * 3
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may give files away")
