@@ -97,7 +97,7 @@ class CoreServices:
             )
         ).result()
         if old is not None:
-            _log.error("{old}", old=str(old))
+            _log.error("{old}", event="database.older", old=str(old))
 
     def changed(self, topics: frozenset[str]) -> None:
         """Somebody has changed these; other authorities are followed at once."""
@@ -119,7 +119,10 @@ class CoreServices:
                 await followed
 
     def _not_reloaded(self, failure: Any) -> None:
-        _log.error("the authorities could not be read anew: {why}", why=failure.getErrorMessage())
+        _log.error(
+            "the authorities could not be read anew: {why}",
+            event="authorities.unreadable", why=failure.getErrorMessage(),
+        )
 
     def _create(self) -> None:
         config = self._config
@@ -132,18 +135,20 @@ class CoreServices:
 
         if self.storage.write(create).result():
             _log.info("first start: the cluster and its authorities have been made in {where}",
+                      event="cluster.created",
                       where=self.database.where)
 
     def _warn(self) -> None:
         where, fault = self.database.where, self.guard.fault()
         if fault is not None:
             _log.error("{fault}; joins and renewals are refused until the clock is right, or an operator "
-                       "says that it is: mezctl status --accept-clock", fault=fault)
+                       "says that it is: mezctl status --accept-clock", event="clock.fault", fault=fault)
         if not self.loaded.encrypted:
             _log.warn("the CA keys lie unencrypted in {where}; set ca_key_passphrase_file to encrypt "
-                      "new ones", where=where)
+                      "new ones", event="ca_keys.unencrypted", where=where)
         if self._config.database.is_unproven:
             _log.warn("nothing proves the database at {where}; set database.sslmode to verify-full",
+                      event="database.unproven",
                       where=where)
 
     def open_doorway(self) -> None:
@@ -182,8 +187,8 @@ class CoreServices:
 
     def _not_recorded(self, failure: Any, events: list[AuditEvent]) -> None:
         for event in events:
-            _log.error("audit event {event} could not be written: {why}",
-                       event=event.type.event_name, why=failure.getErrorMessage())
+            _log.error("audit event {name} could not be written: {why}", event="audit.unwritten",
+                       name=event.type.event_name, why=failure.getErrorMessage())
 
     async def run(self, use_case: Callable[[Transaction], T], *, write: bool) -> T:
         """For operators' requests."""
@@ -198,5 +203,5 @@ class CoreServices:
         """In a worker: the head commits the time, and takes an operator's word for it."""
         followed: Deferred[None] = self.doorway.deferred(self.storage.read(self.guard.follow))
         return followed.addErrback(lambda failure: _log.warn(
-            "the committed time could not be read: {why}", why=failure.getErrorMessage()
+            "the committed time could not be read: {why}", event="clock.unread", why=failure.getErrorMessage()
         ))

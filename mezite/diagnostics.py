@@ -53,7 +53,7 @@ class DiagnosticsService(Service):
                 f"cannot listen on {self._host}:{self._port} for diagnostics ({error.socketError}); stop "
                 "what is there or choose another address"
             ) from None
-        _log.info("diagnostics on http://{host}:{port}/readyz",
+        _log.info("diagnostics on http://{host}:{port}/readyz", event="diagnostics.listening",
                   host=self._host, port=self._listening.getHost().port)
 
     def stopService(self) -> Deferred[None] | None:
@@ -102,7 +102,7 @@ class _Root(Resource):
                 request.finish()
 
         def failed(failure: Any) -> None:
-            _log.failure(trouble, failure)
+            _log.failure(trouble, failure, event="diagnostics.failed")
             if not gone:
                 request.write(_answer(request, INTERNAL_SERVER_ERROR, trouble))
                 request.finish()

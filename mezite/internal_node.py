@@ -58,7 +58,10 @@ class InternalNode:
         return renewed.addCallback(self._certified).addErrback(self._not_certified)
 
     def _not_certified(self, failure: Any) -> None:
-        _log.error("the node's host certificate could not be renewed: {why}", why=failure.getErrorMessage())
+        _log.error(
+            "the node's host certificate could not be renewed: {why}",
+            event="node.host_certificate_failed", why=failure.getErrorMessage(),
+        )
 
     def authorities_changed(self) -> Deferred[None]:
         """Other CAs are trusted, or another one signs host certificates."""

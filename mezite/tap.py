@@ -139,8 +139,8 @@ class AuthServer(MultiService):
             super().privilegedStartService()
         except MeziteError as error:
             self._close_all()
-            _log.critical("{error}", error=error)
-            if self._stderr is not None:
+            _log.critical("{error}", event="server.failed", error=error, code=error.code)
+            if self._stderr is not None and not logs.is_json_on_output():
                 self._stderr.write(f"mezite-auth: {' '.join(str(error).split())}\n")
                 self._stderr.flush()
             sys.excepthook = _quiet_excepthook
@@ -284,7 +284,10 @@ class AuthServer(MultiService):
         core.when_reloaded.append(node.authorities_changed)
         self.every(node.recertify_every.total_seconds(), node.recertify)
         host, port = listening.getsockname()[:2]
-        _log.info("SSH node {name} on {host}:{port}", name=ssh.node_name, host=host, port=port)
+        _log.info(
+            "SSH node {name} on {host}:{port}",
+            event="node.listening", name=ssh.node_name, host=host, port=port,
+        )
 
     @property
     def storage(self) -> Storage:
@@ -341,7 +344,7 @@ class AuthServer(MultiService):
 
     def stop_once(self) -> None:
         if self._reactor.running and not self._reactor._stopped:
-            _log.info("told to stop (SIGTERM): calls in flight get {seconds:g} s",
+            _log.info("told to stop (SIGTERM): calls in flight get {seconds:g} s", event="server.stopping",
                       seconds=STOP_GRACE.total_seconds())
             self._reactor.stop()
 
@@ -350,12 +353,12 @@ class AuthServer(MultiService):
 
     def _reload(self) -> None:
         """TLS files are read again, and workers replaced one by one; calls under way are finished."""
-        _log.info("told to reload (SIGHUP)")
+        _log.info("told to reload (SIGHUP)", event="server.reloading")
         for reload in self._reloads:
             reload()
 
     def _loop_failed(self, failure: Any) -> None:
-        _log.failure("a periodic task has ended", failure)
+        _log.failure("a periodic task has ended", failure, event="server.task_ended")
 
     def stopService(self) -> Deferred[None]:
         self._manager.tell(supervision.STOPPING)

@@ -64,7 +64,7 @@ class Upkeep:
     def _tell_older(self, found: OlderCopy | None) -> None:
         """Once, until it is over."""
         if found is not None and not self._told_older:
-            self._log.error("{found}", found=str(found))
+            self._log.error("{found}", event="database.older", found=str(found))
         self._told_older = found is not None
 
     async def _not_ready(self) -> str | None:
@@ -121,4 +121,4 @@ class Upkeep:
         return found
 
     def _failed(self, failure: Any, what: str) -> None:
-        self._log.error("{what}: {why}", what=what, why=failure.getErrorMessage())
+        self._log.error("{what}: {why}", event="upkeep.failed", what=what, why=failure.getErrorMessage())

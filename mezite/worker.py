@@ -70,6 +70,7 @@ def main() -> int:
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
+    logs.take_python_logging()
     globalLogBeginner.beginLoggingTo(
         [logs.observer(config.log_level, "json", sys.stdout)], redirectStandardIO=False
     )

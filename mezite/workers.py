@@ -123,17 +123,20 @@ class _Process(ProcessProtocol):
         try:
             told = json.loads(line)
             level = LogLevel.lookupByName(told["level"])
-            message, source = str(told["message"]), str(told["source"])
+            message = "\n".join(filter(None, (told["message"], told.get("traceback"))))
+            source = told["source"]
+            event, fields = told["event"], told.get("fields", {})
         except (ValueError, KeyError, TypeError):
             self._complained(line)
             return
         log = Logger(namespace=source)
-        log.emit(level, "worker {worker}: {message}", worker=self.number, message=message)
+        log.emit(level, "worker {worker}: {message}", worker=self.number, message=message, event=event,
+                 fields=fields)
 
     def _complained(self, line: bytes) -> None:
         text = line.decode("utf-8", "backslashreplace").rstrip()
         if text:
-            _log.warn("worker {worker}: {line}", worker=self.number, line=text)
+            _log.warn("worker {worker}: {line}", event="worker.output", worker=self.number, line=text)
 
     def _report(self, line: bytes) -> None:
         report = json.loads(line)
@@ -269,6 +272,7 @@ class WorkerSupervisor(Service):
             pause, worker.delay = worker.delay, min(2 * worker.delay, LATEST_RESTART.total_seconds())
         if not process.told_to_end:
             _log.error("worker {worker} has died ({why}); it is started again in {pause:g} s",
+                       event="worker.died",
                        worker=worker.number, why=_why(how), pause=pause)
         if pause:
             worker.restart = self._reactor.callLater(pause, self._start, worker)

@@ -69,18 +69,19 @@ class Connection(Protocol, TimeoutMixin):
         try:
             caller = self.caller = self.factory.identify(self.transport)
         except OSError as error:
-            self._log.warn("{where}: cannot tell who connected: {error}",
+            self._log.warn("{where}: cannot tell who connected: {error}", event="admin.caller_unknown",
                            where=self.factory.where, error=error)
             self.close()
             return
         if not self.factory.allowed.admits(caller):
             self._log.warn(
                 "{where}: refused {caller}, process {pid}: not root, the owner or in the group",
+                event="admin.caller_refused",
                 where=self.factory.where, caller=caller, pid=caller.pid,
             )
             self._refuse("permission_denied", f"{caller} may not use this socket; {self.factory.remedy}")
         elif self.factory.is_full:
-            self._log.warn("{where}: too many connections, refused {caller}",
+            self._log.warn("{where}: too many connections, refused {caller}", event="admin.crowded",
                            where=self.factory.where, caller=caller)
             self._refuse("busy", "too many connections; try again later")
 
@@ -100,7 +101,7 @@ class Connection(Protocol, TimeoutMixin):
         self._next()
 
     def timeoutConnection(self) -> None:
-        self._log.info("{where}: closed a silent connection of {caller}",
+        self._log.info("{where}: closed a silent connection of {caller}", event="admin.silent",
                        where=self.factory.where, caller=self.caller)
         self.close()
 
@@ -173,7 +174,7 @@ class Connection(Protocol, TimeoutMixin):
 
     def _begin(self, line: bytes) -> None:
         if line == b"\n":
-            self._log.warn("{where}: {caller} sent a line larger than 1 MiB",
+            self._log.warn("{where}: {caller} sent a line larger than 1 MiB", event="admin.too_large",
                            where=self.factory.where, caller=self.caller)
             self._refuse("too_large", "a request has at most 1 MiB; the connection is closed")
             return
@@ -201,12 +202,14 @@ class Connection(Protocol, TimeoutMixin):
             return jsonrpc.result_line(request.id, result)
         except MeziteError as error:
             self._log.info(
-                "{where}: {caller} {method}: {code}: {error}", where=self.factory.where,
+                "{where}: {caller} {method}: {code}: {error}",
+                event="admin.refused", where=self.factory.where,
                 caller=self.caller, method=request.method, code=error.code, error=plain(str(error)),
             )
             return jsonrpc.failure_line(request.id, error)
         except Exception:
-            self._log.failure("{where}: {caller} {method} failed", where=self.factory.where,
+            self._log.failure("{where}: {caller} {method} failed",
+                              event="admin.failed", where=self.factory.where,
                               caller=self.caller, method=request.method)
             return jsonrpc.error_line(
                 request.id, jsonrpc.INTERNAL_ERROR, "internal", "internal error; the server's log says more"
@@ -224,7 +227,9 @@ class Connection(Protocol, TimeoutMixin):
             self._next()
 
     def _broken(self, failure: Failure) -> None:
-        self._log.failure("{where}: a connection broke", failure, where=self.factory.where)
+        self._log.failure(
+            "{where}: a connection broke", failure, event="admin.broke", where=self.factory.where,
+        )
         self.close()
 
     def _refuse(self, code: str, message: str) -> None:

@@ -50,7 +50,7 @@ class Listener:
                     self._reactor.adoptStreamConnection(peer.fileno(), socket.AF_UNIX, self._connections)
                 except Exception:
                     # What leaves doRead would make the reactor drop the listener.
-                    self._log.failure("a connection could not be taken")
+                    self._log.failure("a connection could not be taken", event="admin.accept_failed")
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor ends with us still listening."""

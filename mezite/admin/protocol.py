@@ -74,11 +74,11 @@ class SocketService(Service):
         )
         self._listener = Listener(self._reactor, self._file.socket, connections)
         self._listener.start()
-        self._log.info("operators reach us at {path}", path=str(self._path))
+        self._log.info("operators reach us at {path}", event="admin.listening", path=str(self._path))
         if self._group_id is not None and socketfile.shuts_out(self._path.parent, self._group_id):
             self._log.warn(
                 "{directory}: its mode keeps the group {group} out; set auth.admin_socket to a path in a "
-                "directory of its own, such as /run/mezite/admin.sock",
+                "directory of its own, such as /run/mezite/admin.sock", event="admin.group_shut_out",
                 directory=str(self._path.parent), group=self._group,
             )
 
@@ -96,5 +96,8 @@ class SocketService(Service):
             try:
                 file.remove()
             except OSError as error:
-                self._log.warn("{path}: cannot be removed: {error}", path=str(self._path), error=error)
+                self._log.warn(
+                    "{path}: cannot be removed: {error}",
+                    event="admin.socket_left", path=str(self._path), error=error,
+                )
         return closed

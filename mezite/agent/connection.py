@@ -163,7 +163,7 @@ class AgentConnection(agent.SSHAgentServer, TimeoutMixin):
             )
             number, answer = agent.AGENT_FAILURE, b""
         except Exception:
-            self._log.failure("a request to the agent broke")
+            self._log.failure("a request to the agent broke", event="agent.broke")
             number, answer = agent.AGENT_FAILURE, b""
         self.sendResponse(number, answer)
         return True
@@ -232,7 +232,7 @@ class AgentConnections(Factory):
         now = self.now()
         if self._told is None or now - self._told >= timedelta(seconds=TELL_SECONDS):
             self._told = now
-            self._log.warn("agent: " + format, **fields)
+            self._log.warn("agent: " + format, event="agent.refused", **fields)
 
     def close_all(self) -> None:
         for connection in tuple(self.open):

@@ -53,7 +53,9 @@ class AgentSocket:
         if self._file is not None:
             if self._file.is_there():
                 return
-            self._log.warn("{path} was removed; making it anew", path=str(self.path))
+            self._log.warn(
+                "{path} was removed; making it anew", event="agent.socket_remade", path=str(self.path),
+            )
             self._close()
         self._file = socketfile.listen(self.path, self._group_id)
         if self._owner_id != os.geteuid():
@@ -84,4 +86,7 @@ class AgentSocket:
             try:
                 file.remove()
             except OSError as error:
-                self._log.warn("{path}: cannot be removed: {error}", path=str(self.path), error=error)
+                self._log.warn(
+                    "{path}: cannot be removed: {error}",
+                    event="agent.socket_left", path=str(self.path), error=error,
+                )

@@ -66,6 +66,7 @@ def identity() -> None:
 @click.option("--control-socket", metavar="PATH", help="Unix socket for `mezctl --socket PATH identity …`.")
 @click.option("--diag-addr", metavar="HOST:PORT",
               help="Where to serve /healthz and /readyz over HTTP, such as 127.0.0.1:3082; default: nowhere.")
+@click.option("--log-format", metavar="FORMAT", help="Of what it tells: text (the default), json.")
 def start(**flags: Any) -> None:
     """Join with a one-time token, write the identity, and renew it until stopped.
 
@@ -73,7 +74,11 @@ def start(**flags: Any) -> None:
 
     Exit codes: 0 done, 1 failed and worth another try, 2 usage, 3 refused by the server or by the pin.
     """
-    sys.exit(_run(daemon.load(flags, os.environ, os.geteuid())))
+    config = daemon.load(flags, os.environ, os.geteuid())
+    try:
+        sys.exit(_run(config))
+    except MeziteError as error:
+        sys.exit(_report(config, error))
 
 
 @identity.command()
@@ -238,7 +243,13 @@ def _serve(
     reactor: Any = installed
     # Twisted's timers follow the wall clock: set back by an hour, it would stop them for an hour.
     reactor.seconds = time.monotonic
-    begin_logging(sys.stderr)
+    if config.log_format == "json":
+        from mezite import logs
+
+        logs.take_python_logging()
+        begin_logging(sys.stderr, logs.json_line)
+    else:
+        begin_logging(sys.stderr)
     if state_file.damaged:
         _warn_of_damage(state_file.damaged)
     ca = given_trust(config)
@@ -256,7 +267,7 @@ def _serve(
             directory.note_switched_before(ago, clocks.moment().monotonic)
         directory.clean_up(clocks.moment().monotonic)
     outlets = parts.outlets(reactor, lambda: clocks.moment().monotonic)
-    hooks = parts.hooks(loop, state_file.directory)
+    hooks = parts.hooks(loop, state_file.directory, as_events=config.log_format == "json")
 
     def published(held: Held) -> None:
         if FIRST in outlets.served:
@@ -322,7 +333,7 @@ def _serve(
     reactor.run()
     finish = finished[0] if finished else Finish(1)
     if finish.error is not None:
-        failures.report(PROGRAM, finish.error)
+        _report(config, finish.error)
     return finish.exit_code
 
 
@@ -339,11 +350,26 @@ def _bind(services: list[Any]) -> None:
         raise
 
 
+def _report(config: daemon.DaemonConfig, error: MeziteError) -> int:
+    """Why it ends is told, as its log is; the exit code."""
+    if config.log_format != "json":
+        return failures.report(PROGRAM, error)
+    from mezite import logs
+
+    code = failures.exit_code(error)
+    sys.stderr.write(logs.one_line(
+        "critical", "identity.ended", "mezite.cli.mezd", failures.line(PROGRAM, error),
+        {"code": error.code, "exit_code": code},
+    ))
+    return code
+
+
 def _warn_of_damage(damaged: str) -> None:
     from twisted.logger import Logger
 
     Logger("mezite.identity").warn(
-        "passed over a damaged copy of the state ({damaged}); going on from the other one", damaged=damaged
+        "passed over a damaged copy of the state ({damaged}); going on from the other one",
+        event="identity.state_damaged", damaged=damaged
     )
 
 

@@ -77,7 +77,7 @@ class OutputParts:
             places[one.name] = (*agents, directory)
         return Outlets(places)
 
-    def hooks(self, loop: asyncio.AbstractEventLoop, state: Path) -> Hooks | None:
+    def hooks(self, loop: asyncio.AbstractEventLoop, state: Path, *, as_events: bool = False) -> Hooks | None:
         if not any(one.extras.on_renew for one in self.configs):
             return None
         from mezite.identity.hooks import Hook, Hooks
@@ -91,6 +91,7 @@ class OutputParts:
                 if one.extras.on_renew
             ],
             state,
+            as_events=as_events,
         )
 
     def described(self) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ DEFAULT_PORT = 3025
 SYSTEM_CAS = "system"
 """``--ca-file=system``: the publicly trusted CAs of this machine."""
 STDIN = "-"
+LOG_FORMATS = ("text", "json")
 
 KEYS = (
     "auth-server",
@@ -46,6 +47,7 @@ KEYS = (
     "ca-file",
     "control-socket",
     "diag-addr",
+    "log-format",
 )
 FILE_KEYS = ("destinations", *EXTRA_KEYS)
 """Not to be had by flags or in the environment."""
@@ -120,6 +122,7 @@ class DaemonConfig:
     """``None``: ``.mezite/control.sock`` in the destination."""
     diag: tuple[str, int] | None = None
     """Host and port for diagnostics; ``None``: nowhere."""
+    log_format: str = LOG_FORMATS[0]
 
     def all_outputs(self) -> tuple[OutputConfig, ...]:
         """The first one, whose TTL is the daemon's, and the further ones."""
@@ -249,6 +252,7 @@ def _config(settings: Mapping[str, _Setting], environ: Mapping[str, str], uid: i
         if "control-socket" in settings
         else None,
         diag=_diag(settings.get("diag-addr")),
+        log_format=_log_format(settings.get("log-format")),
     )
 
 
@@ -312,6 +316,14 @@ def _diag(setting: _Setting | None) -> tuple[str, int] | None:
         return split_address(text)
     except InvalidInput as error:
         raise setting.fault(str(error)) from None
+
+
+def _log_format(setting: _Setting | None) -> str:
+    if setting is None:
+        return LOG_FORMATS[0]
+    if setting.value not in LOG_FORMATS:
+        raise setting.fault(f"expected {' or '.join(LOG_FORMATS)}, found {setting.value!r}")
+    return setting.text()
 
 
 def split_address(text: str) -> tuple[str, int]:

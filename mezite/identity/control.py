@@ -32,7 +32,9 @@ class ControlService(SocketService):
             super().privilegedStartService()
         except StateFailure as error:
             self._is_out_of_order = True
-            self._log.warn("{error}; going on without the control socket", error=error)
+            self._log.warn(
+                "{error}; going on without the control socket", event="admin.unavailable", error=error,
+            )
 
     def startService(self) -> None:
         if not self._is_out_of_order:

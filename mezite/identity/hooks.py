@@ -17,6 +17,8 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
+from mezite.identity.hook_output import HookOutput
+
 RETRIES = (timedelta(seconds=5), timedelta(seconds=30), timedelta(minutes=2))
 """After these a program that goes on failing waits for the next renewal."""
 STOP_SECONDS = 5
@@ -38,7 +40,10 @@ class HookFailed(Exception):
 
 
 class Hooks:
-    """Runs hooks on *loop*; *directory* keeps the notes of what has run."""
+    """Runs hooks on *loop*; *directory* keeps the notes of what has run.
+
+    What they write is told as events where *as_events* says so, else it goes to standard error as it is.
+    """
 
     _log = Logger()
 
@@ -49,11 +54,13 @@ class Hooks:
         directory: Path,
         *,
         retries: Sequence[timedelta] = RETRIES,
+        as_events: bool = False,
     ) -> None:
         self._loop = loop
         self._hooks = tuple(hooks)
         self._directory = directory
         self._retries = tuple(retries)
+        self._as_events = as_events
         self._wanted: dict[str, tuple[str, Mapping[str, str]]] = {}
         """Output → the newest renewal, by its name, and what its programs are told."""
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -89,7 +96,7 @@ class Hooks:
                 self.failures[hook.output] = str(failed)
                 then = f"next try in {delay.total_seconds():g} s" if delay else "not before the next renewal"
                 self._log.warn(
-                    "on_renew of output {output}: {why}; {then}",
+                    "on_renew of output {output}: {why}; {then}", event="hook.failed",
                     output=hook.output, why=str(failed), then=then,
                 )
                 if delay is None:
@@ -103,10 +110,19 @@ class Hooks:
                 return
 
     async def _run_command(self, hook: Hook, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        if not self._as_events:
+            await self._run_writing_to(2, hook, command, environment)
+            return
+        with HookOutput(self._loop, hook.output) as output:
+            await self._run_writing_to(output.descriptor, hook, command, environment)
+
+    async def _run_writing_to(
+        self, descriptor: int, hook: Hook, command: Sequence[str], environment: Mapping[str, str]
+    ) -> None:
         try:
             process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.DEVNULL, stdout=2, stderr=2, start_new_session=True,
-                env={**environment, **hook.environment},
+                *command, stdin=asyncio.subprocess.DEVNULL, stdout=descriptor, stderr=descriptor,
+                start_new_session=True, env={**environment, **hook.environment},
             )
         except (OSError, ValueError) as error:
             raise HookFailed(f"{command[0]}: cannot be run: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -16,11 +17,12 @@ from twisted.logger import (
 )
 
 
-def begin_logging(file: TextIO) -> None:
-    """Twisted's log goes to *file*, ours from ``info`` on, that of libraries from ``warn`` on."""
+def begin_logging(file: TextIO, format: Callable[[LogEvent], str | None] | None = None) -> None:
+    """Twisted's log goes to *file*, ours from ``info`` on, that of libraries from ``warn`` on;
+    *format* makes its lines, :func:`line` where none is given."""
     chosen = LogLevelFilterPredicate(LogLevel.warn)
     chosen.setLogLevelForNamespace("mezite.identity", LogLevel.info)
-    observer = FilteringLogObserver(FileLogObserver(file, line), [chosen])
+    observer = FilteringLogObserver(FileLogObserver(file, format or line), [chosen])
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
 
 

@@ -141,15 +141,30 @@ def text_time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def joined_lines(held: Held, destination: str, kinds: Sequence[str]) -> tuple[str, ...]:
+def facts(held: Held) -> dict[str, Any]:
+    """Of the identity, as fields of its events."""
+    return {
+        "bot": held.bot,
+        "instance": held.instance_id,
+        "generation": held.generation,
+        "principals": list(held.principals),
+        "valid_before": valid_until(held),
+    }
+
+
+def joined_lines(held: Held, destination: str, kinds: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Each with the name of its event."""
     key = "ssh_key, " if FILES in kinds else ""
-    agent = (f"serving the key as an ssh-agent at {destination}/{AGENT_SOCKET}",) if AGENT in kinds else ()
+    served = f"serving the key as an ssh-agent at {destination}/{AGENT_SOCKET}"
     return (
-        f"joined as bot {held.bot}, instance {held.instance_id}, generation {held.generation}",
-        f"certificate for {', '.join(held.principals)} valid until {valid_until(held)} "
-        f"({format_duration(held.ttl)})",
-        f"wrote {key}ssh_key-cert.pub, known_hosts and ssh_config to {destination}",
-        *agent,
+        ("identity.joined",
+         f"joined as bot {held.bot}, instance {held.instance_id}, generation {held.generation}"),
+        ("identity.certified",
+         f"certificate for {', '.join(held.principals)} valid until {valid_until(held)} "
+         f"({format_duration(held.ttl)})"),
+        ("identity.written",
+         f"wrote {key}ssh_key-cert.pub, known_hosts and ssh_config to {destination}"),
+        *((("agent.serving", served),) if AGENT in kinds else ()),
     )
 
 

@@ -152,7 +152,8 @@ class IdentityService(Service):
         super().startService()
         held = self.state.durable.held
         if held is not None:
-            self._log.info("{line}", line=report.held_line(held, self._where))
+            line = report.held_line(held, self._where)
+            self._log.info("{line}", event="identity.held", line=line, **report.facts(held))
         self._feed(Start())
         if self.state.phase is not Phase.ENDED:
             self._loop.start(TICK.total_seconds(), now=False).addErrback(self._broken)
@@ -201,7 +202,7 @@ class IdentityService(Service):
         self._supervised.live(now)
 
     def _broken(self, failure: Failure) -> None:
-        self._log.failure("the daemon broke", failure)
+        self._log.failure("the daemon broke", failure, event="identity.broke")
         self.state = replace(self.state, phase=Phase.ENDED)
         self._end(Finish(1))
 
@@ -245,21 +246,24 @@ class IdentityService(Service):
             case TellOver(refused):
                 self._log.warn(
                     "the identity on disk is over: {error}; joining with the new token",
-                    error=report.error_line(refused),
+                    event="identity.over",
+                    error=report.error_line(refused), code=refused.code,
                 )
             case TellTrouble(error, retry_in):
                 # A one-shot run ends soon, and then says it once.
                 if not self.state.options.one_shot:
                     self._log.warn(
-                        "{error}; next try in {retry_in}",
-                        error=report.error_line(error), retry_in=_rounded(retry_in),
+                        "{error}; next try in {retry_in}", event="identity.trouble",
+                        error=report.error_line(error), code=error.code, retry_in=_rounded(retry_in),
                     )
                 self._settle(error)
             case TellSkew(skew, is_off):
                 if is_off:
-                    self._log.warn("{line}", line=report.skew_line(skew))
+                    self._log.warn("{line}", event="clock.skewed", line=report.skew_line(skew))
                 else:
-                    self._log.info("this machine's clock agrees with the server's again")
+                    self._log.info(
+                        "this machine's clock agrees with the server's again", event="clock.agrees",
+                    )
             case Finish():
                 self._end(action)
 
@@ -303,7 +307,9 @@ class IdentityService(Service):
         if isinstance(error, MeziteError):
             return Unanswered(error)
         if not isinstance(error, CancelledError):
-            self._log.failure("asking {server} broke", failure, server=self._remote.address)
+            self._log.failure(
+                "asking {server} broke", failure, event="server.asking_broke", server=self._remote.address,
+            )
         return Unanswered(Unreachable(f"asking {self._remote.address} failed: {type(error).__name__}"))
 
     def _heard(self, event: Event, method: str, started: float) -> None:
@@ -320,13 +326,13 @@ class IdentityService(Service):
         if action.joined:
             lines = report.joined_lines(held, self._where, self._kinds)
         else:
-            lines = (report.renewed_line(held),)
-        for line in lines:
-            self._log.info("{line}", line=line)
+            lines = (("identity.renewed", report.renewed_line(held)),)
+        for event, line in lines:
+            self._log.info("{line}", event=event, line=line, **report.facts(held))
         if not self.state.options.one_shot:
             at = self._clocks.moment().wall + action.renew_in
             self._log.info(
-                "next renewal in {renew_in}, at {at}",
+                "next renewal in {renew_in}, at {at}", event="identity.next_renewal",
                 renew_in=_rounded(action.renew_in), at=report.text_time(at),
             )
         self._settle(None)

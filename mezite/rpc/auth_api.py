@@ -210,6 +210,7 @@ class AuthApi(IdentityServiceServicer):
             self._told_at = now
             _log.warn(
                 "more {kind}s come than are let in, such as from {peer}; some are told to come again later",
+                event="machines.crowded",
                 kind=kind.value, peer=peer.address,
             )
         return Refused(
@@ -286,7 +287,7 @@ def _refusal(error: MeziteError) -> Refused:
         return error
     if isinstance(error, InvalidInput):
         return Refused(Reason.INVALID_REQUEST, str(error))
-    _log.error("a request could not be carried out: {why}", why=str(error))
+    _log.error("a request could not be carried out: {why}", event="machines.request_failed", why=str(error))
     return Refused(Reason.UNAVAILABLE, "the server cannot work just now; its log says why")
 
 

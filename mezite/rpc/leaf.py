@@ -82,7 +82,7 @@ class LeafFiles:
         try:
             self._read()
         except UsageError as error:
-            _log.error("{why}; the certificate read before goes on", why=str(error))
+            _log.error("{why}; the certificate read before goes on", event="tls.unreadable", why=str(error))
 
     def _read(self) -> None:
         try:

@@ -176,11 +176,14 @@ class AuthRpcService(Service):
         await _awaited(self._server.start(), self._loop)
         self._health.set_serving(True)
         self.is_serving = True
-        _log.info("machines are served on {host}:{port}", host=self._host, port=self.bound_port)
+        _log.info(
+            "machines are served on {host}:{port}",
+            event="machines.listening", host=self._host, port=self.bound_port,
+        )
         self._serving()
 
     def _failed(self, failure: Any) -> None:
-        _log.failure("the gRPC server did not start", failure)
+        _log.failure("the gRPC server did not start", failure, event="machines.not_started")
         self._reactor.stop()
 
     def stopService(self) -> Deferred[None]:

@@ -74,7 +74,7 @@ class NodeChecker:
         except CancelledError:
             raise  # the connection is gone
         except Exception:
-            self._log.failure("no policy, so nobody is let in")
+            self._log.failure("no policy, so nobody is let in", event="node.policy_unreadable")
             raise self._refuse(
                 login, Rejected("unavailable", "the policy cannot be read"), cert
             ) from None
@@ -121,7 +121,7 @@ class NodeChecker:
         what the peer *says*, and the fingerprint of the CA stands beside them.
         """
         self._log.info(
-            "{address}: login {login} refused: {code}: {why}",
+            "{address}: login {login} refused: {code}: {why}", event="node.login_refused",
             address=login.address,
             login=plain(login.login, 64),
             code=why.code,

@@ -65,7 +65,10 @@ class Command(ProcessProtocol):
                 return
             except (OSError, ValueError, subprocess.SubprocessError) as error:
                 why: Exception = error
-        self._log.warn("cannot run commands as {account}: {why}", account=self._what.account.name, why=why)
+        self._log.warn(
+            "cannot run commands as {account}: {why}",
+            event="node.cannot_run", account=self._what.account.name, why=why,
+        )
         self._session.writeExtended(STDERR, b"this node cannot run commands now\n")
         self._session.exit(CANNOT_RUN)
 

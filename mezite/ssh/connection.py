@@ -70,7 +70,7 @@ class NodeConnection(SSHConnection):
             self._check_limit(channel)
         except ConchError as error:
             self._told.info(
-                "{user}: channel {kind} refused: {why}",
+                "{user}: channel {kind} refused: {why}", event="node.channel_refused",
                 user=plain(self.transport.avatar.login), kind=plain(kind, 64), why=error.value,
             )
             self._send_failure(sender, error.data, str(error.value))
@@ -133,7 +133,10 @@ class NodeConnection(SSHConnection):
 
     def _spend(self, channel: Any, data: bytes) -> bool:
         if len(data) > channel.localWindowLeft or len(data) > channel.localMaxPacket:
-            self._told.info("{user}: more data than the window", user=plain(self.transport.avatar.login))
+            self._told.info(
+                "{user}: more data than the window",
+                event="node.window_exceeded", user=plain(self.transport.avatar.login),
+            )
             channel.loseConnection()
             return False
         channel.localWindowLeft -= len(data)

@@ -195,7 +195,10 @@ class NodeFactory(CertificateFactory):
         now = self._clock().timestamp()
         for connection in self._users():
             if connection.avatar.admitted.identity.valid_before <= now:
-                self._log.info("session of {login} ended: expired", login=connection.avatar.login)
+                self._log.info(
+                    "session of {login} ended: expired",
+                    event="node.session_expired", login=connection.avatar.login,
+                )
                 connection.end("expired", b"the certificate has expired")
 
     async def _recheck(self) -> None:
@@ -207,12 +210,17 @@ class NodeFactory(CertificateFactory):
             user = connection.avatar
             lock = find_lock(user.admitted.identity, user.login, policy, self._rules, now)
             if lock is not None:
-                self._log.info("session of {login} ended: {why}", login=user.login, why=lock.message)
+                self._log.info(
+                    "session of {login} ended: {why}",
+                    event="node.session_locked", login=user.login, why=lock.message,
+                )
                 connection.end(lock.code, b"this identity is locked")
 
     def _rechecked(self, outcome: Any) -> None:
         if outcome is not None:
-            self._log.failure("live connections could not be checked for locks", outcome)
+            self._log.failure(
+                "live connections could not be checked for locks", outcome, event="node.recheck_failed",
+            )
         self._rechecking = False
         if self._recheck_again:
             self._recheck_again = False

@@ -57,9 +57,14 @@ class FollowedFile(Generic[T]):
         except InvalidInput as error:
             self._fault = f"the {self._what} {self._path} is none: {error}"
         if self._fault and self._fault != before:
-            self._log.error("{fault}; {effect}", fault=self._fault, effect=self._effect)
+            self._log.error(
+                "{fault}; {effect}", event="node.file_unreadable", fault=self._fault, effect=self._effect,
+            )
         elif before and not self._fault:
-            self._log.info("the {what} {path} is readable again", what=self._what, path=str(self._path))
+            self._log.info(
+                "the {what} {path} is readable again",
+                event="node.file_readable", what=self._what, path=str(self._path),
+            )
 
 
 def _stamp_of(path: Path) -> _Stamp | None:

@@ -100,7 +100,7 @@ class CertificateChecker:
             login.verify_signature(cert)
         except CertificateRejected as error:
             self._log.info(
-                "{address}: login {login} refused: {code}: {why}",
+                "{address}: login {login} refused: {code}: {why}", event="node.login_refused",
                 address=login.address,
                 login=plain(login.login, 64),
                 code=error.code,

@@ -116,12 +116,14 @@ class CertificateFactory(SSHFactory):
         if len(self._logging_in) > self.settings.max_logging_in:
             oldest = next(iter(self._logging_in))
             del self._logging_in[oldest]
-            self._log.warn("{address}: ended, too many are logging in", address=oldest.address)
+            self._log.warn(
+                "{address}: ended, too many are logging in", event="node.crowded", address=oldest.address,
+            )
             oldest.end("too_many", b"too many are logging in")
 
     def showed_no_certificate(self, connection: NodeTransport, login: str, tried: Sequence[str]) -> None:
         """A connection has ended in which nothing but *tried* was offered for *login*."""
-        self._log.info("{address}: login {login}: no certificate, tried {tried}",
+        self._log.info("{address}: login {login}: no certificate, tried {tried}", event="node.no_certificate",
                        address=connection.address, login=plain(login, 64), tried=", ".join(tried))
 
     def logged_in(self, connection: NodeTransport) -> None:

@@ -197,7 +197,7 @@ class NodeSession(FlowChannel):
         if self._asked is not None:
             self._started = self.avatar.record(EventType.SESSION_START, {**self._what(self._asked)})
             self._log.info(
-                "{login} (key id {key_id}) runs {command}",
+                "{login} (key id {key_id}) runs {command}", event="node.command",
                 login=plain(self.avatar.login, 64),
                 key_id=plain(self.avatar.admitted.identity.key_id, 128),
                 command=plain(self._asked.command or b"a shell", 300),

@@ -35,6 +35,7 @@ class PrincipalTables:
             return _read(path)
         except OSError as error:
             self._log.info("the table of principals {path} is not used: {why}",
+                           event="node.principals_unused",
                            path=plain(path, 300), why=error.strerror)
             return b""
 

@@ -227,7 +227,10 @@ class NodeTransport(PacketFraming, ConchServer):
 
     def _exchange_timed_out(self) -> None:
         # Our last words would wait for the end of the exchange, too.
-        self._told.info("{peer}: ended, the keys were not changed in time", peer=self.address)
+        self._told.info(
+            "{peer}: ended, the keys were not changed in time",
+            event="node.keys_not_changed", peer=self.address,
+        )
         self.sendDisconnect(transport.DISCONNECT_KEY_EXCHANGE_FAILED, b"key exchange took too long")
 
     def _rekey_if_due(self) -> None:
@@ -303,7 +306,10 @@ class NodeTransport(PacketFraming, ConchServer):
         try:
             super().dispatchMessage(messageNum, payload)
         except Exception as error:
-            self._told.debug("message {number} failed", number=messageNum, log_failure=Failure())
+            self._told.debug(
+                "message {number} failed",
+                event="node.message_failed", number=messageNum, log_failure=Failure(),
+            )
             self._break(f"malformed message {messageNum} ({type(error).__name__})")
         if messageNum >= _FIRST_OF_SERVICES:
             self._rekey_if_due()
@@ -323,7 +329,10 @@ class NodeTransport(PacketFraming, ConchServer):
         return None if allowed else f"message {number} out of order"
 
     def _break(self, why: str) -> None:
-        self._told.info("{peer}: connection ended: {why}", peer=self.address, why=plain(why, 200))
+        self._told.info(
+            "{peer}: connection ended: {why}",
+            event="node.connection_ended", peer=self.address, why=plain(why, 200),
+        )
         self.sendDisconnect(transport.DISCONNECT_PROTOCOL_ERROR, b"protocol error")
 
     def ssh_SERVICE_REQUEST(self, packet: bytes) -> None:
@@ -347,7 +356,7 @@ class NodeTransport(PacketFraming, ConchServer):
 
     def receiveError(self, reasonCode: int, description: bytes) -> None:
         self._told.debug(
-            "{peer} disconnected: {code} {text}",
+            "{peer} disconnected: {code} {text}", event="node.client_disconnected",
             peer=self.address, code=reasonCode, text=plain(description, 200),
         )
 

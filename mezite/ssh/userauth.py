@@ -102,7 +102,7 @@ class NodeUserAuth(SSHService):
 
     def _failed(self, failure: Any) -> None:
         if not self._done:
-            self._log.failure("a login failed by an error of this program", failure)
+            self._log.failure("a login failed by an error of this program", failure, event="node.login_broke")
             self._refuse()
 
     async def _handle(self, packet: bytes) -> None:
@@ -110,7 +110,7 @@ class NodeUserAuth(SSHService):
             await self._answer(packet)
         except (CertificateRejected, UnauthorizedLogin) as error:
             if not self._done:
-                self._log.debug("login refused: {error}", error=error)
+                self._log.debug("login refused: {error}", event="node.login_unreadable", error=error)
                 self._refuse()
 
     async def _answer(self, packet: bytes) -> None:

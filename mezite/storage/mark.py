@@ -105,7 +105,8 @@ class MarkFile:
                 self._failed = False
             except OSError as error:
                 if not self._failed:
-                    _log.warning("%s: the mark could not be written: %s", self._path, error.strerror)
+                    _log.warning("%s: the mark could not be written: %s", self._path, error.strerror,
+                                 extra={"event": "database.mark_unwritten"})
                 self._failed = True
 
     def close(self) -> None:
@@ -117,6 +118,7 @@ class MarkFile:
             try:
                 os.fsync(descriptor)
             except OSError as error:
-                _log.warning("%s: the mark could not be written: %s", self._path, error.strerror)
+                _log.warning("%s: the mark could not be written: %s", self._path, error.strerror,
+                             extra={"event": "database.mark_unwritten"})
             finally:
                 os.close(descriptor)

@@ -160,7 +160,8 @@ class PostgresStorage:
             try:
                 listener(topics)
             except Exception:
-                _log.exception("a listener failed on %s", ", ".join(sorted(topics)))
+                _log.exception("a listener failed on %s", ", ".join(sorted(topics)),
+                               extra={"event": "database.listener_failed"})
 
     def committed(self, newest_event: int) -> None:
         if self._committed is not None:
@@ -173,7 +174,7 @@ class PostgresStorage:
             self._deliver(calls)
         except Exception:
             # Better resolved in the wrong thread than never.
-            _log.exception("results could not be delivered")
+            _log.exception("results could not be delivered", extra={"event": "database.results_undelivered"})
             _at_once(calls)
 
     @property

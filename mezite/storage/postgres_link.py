@@ -238,7 +238,8 @@ class Link:
             try:
                 connection.execute("rollback", prepare=False)
             except psycopg.Error as error:
-                _log.warning("%s: rollback failed: %s", self._server.name, _cause(error))
+                _log.warning("%s: rollback failed: %s", self._server.name, _cause(error),
+                             extra={"event": "database.rollback_failed"})
         if self._is_gone() or isinstance(self._failed, Broken):
             self.close()
 

@@ -66,7 +66,8 @@ class Listener:
                 except Exception as error:
                     if not self._was_away:
                         _log.warning("changes by other servers are not heard, caches are not kept: %s",
-                                     " ".join(str(error).split()))
+                                     " ".join(str(error).split()),
+                                     extra={"event": "database.changes_unheard"})
                     self._was_away = True
                 self._hang_up()
                 if not self._stopping.is_set():
@@ -96,7 +97,8 @@ class Listener:
         if self._connection is None:
             self._connection = self._connected()
             if self._was_away:
-                _log.warning("changes by other servers are heard again")
+                _log.warning("changes by other servers are heard again",
+                             extra={"event": "database.changes_heard"})
             self._was_away = False
             # What was committed before it listened was not heard.
             self._told(TOPICS)

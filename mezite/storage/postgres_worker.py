@@ -167,7 +167,7 @@ class Worker:
                 storage.hand_over([told])
             if isinstance(error, StorageFailure | _Raised):
                 raise
-            _log.exception("%s: a batch failed", storage.name)
+            _log.exception("%s: a batch failed", storage.name, extra={"event": "database.batch_failed"})
             raise StorageFailure(str(error)) from error
         if link.newest_event:
             storage.committed(link.newest_event)

@@ -236,7 +236,7 @@ class QueuedStorage:
             newest = 0
             link.give_up()
             if not isinstance(error, StorageFailure):
-                _log.exception("%s: a batch failed", self._source.name)
+                _log.exception("%s: a batch failed", self._source.name, extra={"event": "database.batch_failed"})
             link.serials.limit = batch.limit
             batch.fail(error)
         if newest and self._committed is not None:
@@ -247,7 +247,8 @@ class QueuedStorage:
             try:
                 listener(topics)
             except Exception:
-                _log.exception("a listener failed on %s", ", ".join(sorted(topics)))
+                _log.exception("a listener failed on %s", ", ".join(sorted(topics)),
+                               extra={"event": "database.listener_failed"})
 
     def _hand_over(self, calls: Sequence[Callable[[], None]]) -> None:
         if not calls:
@@ -256,7 +257,7 @@ class QueuedStorage:
             self._deliver(calls)
         except Exception:
             # Better resolved in the wrong thread than never.
-            _log.exception("results could not be delivered")
+            _log.exception("results could not be delivered", extra={"event": "database.delivery_failed"})
             _at_once(calls)
 
 

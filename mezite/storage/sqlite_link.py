@@ -117,7 +117,8 @@ class Link:
             if connection.in_transaction:
                 connection.execute("rollback")
         except sqlite3.Error as error:
-            _log.warning("%s: rollback failed: %s", self._source.name, error)
+            _log.warning("%s: rollback failed: %s", self._source.name, error,
+                         extra={"event": "database.rollback_failed"})
         if not self._source.kept:
             self.close()
 
@@ -127,4 +128,5 @@ class Link:
             try:
                 connection.close()
             except sqlite3.Error as error:
-                _log.warning("%s: close failed: %s", self._source.name, error)
+                _log.warning("%s: close failed: %s", self._source.name, error,
+                             extra={"event": "database.close_failed"})
