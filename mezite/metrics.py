@@ -40,13 +40,20 @@ class _Given:
         return iter(self._metrics)
 
 
-def requests(meter: RequestMeter, name: str, whose: str) -> Iterator[Metric]:
-    """What *meter* has counted, as *name* + ``s`` and *name* + ``_seconds``."""
+def requests(
+    meter: RequestMeter, name: str, whose: str, known: Iterable[tuple[str, str]] = ()
+) -> Iterator[Metric]:
+    """What *meter* has counted, as *name* + ``s`` and *name* + ``_seconds``.
+
+    *known* methods and outcomes are there from the start, as 0: Prometheus sees
+    no increase where a counter begins with 1.
+    """
     outcomes = CounterMetricFamily(
         f"{name}s", f"{whose}, by method and outcome (ok, or the code of what went wrong).",
         labels=("method", "outcome"),
     )
-    for (method, outcome), count in sorted(meter.outcomes.items()):
+    counts = dict.fromkeys(known, 0) | meter.outcomes
+    for (method, outcome), count in sorted(counts.items()):
         outcomes.add_metric((method, outcome), count)
     yield outcomes
     seconds = HistogramMetricFamily(f"{name}_seconds", f"How long they took: {whose}.", labels=("method",))

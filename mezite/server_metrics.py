@@ -16,10 +16,19 @@ from mezite.auth.context import Transaction
 from mezite.core import locks
 from mezite.core.audit import AuditEvent
 from mezite.core_services import CoreServices
-from mezite.metering import RequestMeter
+from mezite.errors import Reason
+from mezite.metering import OK, RequestMeter
 
 COUNT_EVERY_S = 60.0
 """Rows are counted no more often: a count reads all of them."""
+
+
+OUTCOMES = tuple(
+    (method, outcome)
+    for method in ("join", "renew", "leave")
+    for outcome in (OK, *(one.code for one in Reason))
+)
+"""Of each the counter is there before it happens."""
 
 
 class Machines(Protocol):
@@ -76,7 +85,7 @@ class ServerMetrics:
 
     def _metrics(self, is_ready: bool, rows: Rows | None) -> list[Metric]:
         machines = self._machines
-        found = list(metrics.requests(machines.meter, "mezite_request", "Requests of machines"))
+        found = list(metrics.requests(machines.meter, "mezite_request", "Requests of machines", OUTCOMES))
         found += metrics.gauge("mezite_requests_waiting", "Requests of machines that wait.", machines.waiting)
         found += metrics.gauge("mezite_serving", "Whether machines are served.", machines.is_serving)
         found += metrics.gauge("mezite_ready", "What /readyz says.", is_ready)
@@ -90,7 +99,9 @@ class ServerMetrics:
             events.add_metric((name, reason), count)
         found.append(events)
         if rows is not None:
-            for name, count in rows.counts.items():
-                found += metrics.gauge(f"mezite_{name}", f"Rows in the database: {name}.", count)
+            for noun, count in rows.counts.items():
+                # mezite_events is the name of the counter above.
+                name = "audit_events" if noun == "events" else noun
+                found += metrics.gauge(f"mezite_{name}", f"Rows in the database: {noun}.", count)
             found += metrics.gauge("mezite_active_locks", "Locks that hold now.", rows.active_locks)
         return found
