@@ -52,8 +52,8 @@ def requests(
         f"{name}s", f"{whose}, by method and outcome (ok, or the code of what went wrong).",
         labels=("method", "outcome"),
     )
-    counts = dict.fromkeys(known, 0) | meter.outcomes
-    for (method, outcome), count in sorted(counts.items()):
+    totals = dict.fromkeys(known, 0) | meter.outcomes
+    for (method, outcome), count in sorted(totals.items()):
         outcomes.add_metric((method, outcome), count)
     yield outcomes
     seconds = HistogramMetricFamily(f"{name}_seconds", f"How long they took: {whose}.", labels=("method",))
