@@ -52,6 +52,9 @@ setup(
             "paramiko>=3.5",
             "asyncssh>=2.21",
             "build",
+            # Schemas of what docs/examples has for GitHub, GitLab, Docker and Kubernetes.
+            "check-jsonschema>=0.33",
+            "kubernetes-validate>=1.31",
             "grpc-stubs",
             "grpcio-tools==1.85.1",
             "hypothesis>=6.100",
