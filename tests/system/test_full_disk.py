@@ -66,6 +66,7 @@ def test_a_full_data_directory_refuses_clearly_and_recovers_by_itself(small: Clu
     wait_for(is_full, "full disk", 90)
     code, told = ask(DIAG)
     assert (code, "the database cannot be written" in told, "disk is full" in told) == (503, True, True), told
+    assert ask(DIAG, "/healthz") == (200, "ok\n"), "a restart would not help"
     wait_for(lambda: "(unavailable)" in (machine.home / "mezd.log").read_text(), "refusal of a renewal")
     late = small.machine("late")
     refused = late.once(f"--join-token={token}")

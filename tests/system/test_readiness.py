@@ -91,6 +91,7 @@ def test_a_daemon_goes_red_before_its_certificate_is_at_risk(cluster: Cluster, s
     wait_for(lambda: "looked odd" in ask(address)[1], "refusal")
     assert machine.status()["ready"] is False
     assert "(locked)" in machine.status()["not_ready_reason"]
+    assert ask(address, "/healthz")[0] == 200, "a restart would not help"
     cluster.ctl("bots", "unlock", "github-deploy")
     wait_for(lambda: ask(address)[0] == 200, "readiness after the lock", 60)
     assert cluster.server is not None
