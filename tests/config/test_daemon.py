@@ -232,3 +232,11 @@ def test_addresses(text: str, expected: tuple[str, int]) -> None:
 def test_no_addresses(text: str) -> None:
     with pytest.raises(InvalidInput, match="write host:port"):
         split_address(text)
+
+
+def test_the_form_of_the_log() -> None:
+    """text unless it is asked for, by the same variable as the server's."""
+    assert load({}, {"HOME": "/home/x"}, 1000).log_format == "text"
+    assert load({}, {"HOME": "/home/x", "MEZITE_LOG_FORMAT": "json"}, 1000).log_format == "json"
+    with pytest.raises(UsageError, match=r"--log-format: expected text or json, found 'xml'"):
+        load({"log_format": "xml"}, {"HOME": "/home/x"}, 1000)

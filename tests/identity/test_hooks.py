@@ -9,11 +9,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from twisted.logger import LogEvent, globalLogPublisher
 
+from mezite.identity.hook_output import LONGEST
 from mezite.identity.hooks import Hook, Hooks
 
 QUICK = (timedelta(milliseconds=20), timedelta(milliseconds=20))
 SH = "/bin/sh"
+OPEN = Path("/proc/self/fd")
 
 
 async def until(condition: Callable[[], object], what: str) -> None:
@@ -180,3 +183,30 @@ def test_stopping_ends_what_runs(tmp_path: Path) -> None:
         await until(lambda: _fields(Path(f"/proc/{pid}/stat"))[0] in ("", "Z"), "end")
 
     asyncio.run(story())
+
+
+def test_what_it_writes_is_told_line_by_line(tmp_path: Path) -> None:
+    """Long lines in parts, the last one without its end too, and nothing is left open."""
+    script = "echo first; printf 'x%.0s' $(seq 9000); printf '\\nlast'"
+    hook = Hook("default", ((SH, "-c", script),), timedelta(seconds=20), {})
+    told: list[str] = []
+
+    def note(event: LogEvent) -> None:
+        if event.get("event") == "hook.output":
+            told.append(event["text"])
+
+    async def story() -> None:
+        hooks = Hooks(asyncio.get_running_loop(), [hook], tmp_path, retries=QUICK, as_events=True)
+        publish(hooks, 1)
+        await until((tmp_path / "on-renew.default").exists, "note")
+
+    before = len(list(OPEN.iterdir()))
+    globalLogPublisher.addObserver(note)
+    try:
+        asyncio.run(story())
+    finally:
+        globalLogPublisher.removeObserver(note)
+    assert (told[0], told[-1]) == ("first", "last")
+    assert "".join(told[1:-1]) == "x" * 9000
+    assert max(map(len, told)) <= LONGEST
+    assert len(list(OPEN.iterdir())) == before
