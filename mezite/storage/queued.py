@@ -257,7 +257,7 @@ class QueuedStorage:
             self._deliver(calls)
         except Exception:
             # Better resolved in the wrong thread than never.
-            _log.exception("results could not be delivered", extra={"event": "database.delivery_failed"})
+            _log.exception("results could not be delivered", extra={"event": "database.results_undelivered"})
             _at_once(calls)
 
 
