@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
+from fleet.machines import Machine
 from fleet.server import Server
-from fleet.simulation import Fleet, Machine
+from fleet.simulation import Fleet
 
 HOUR, MINUTE = 3600.0, 60.0
 
