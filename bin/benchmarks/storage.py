@@ -8,7 +8,7 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -96,6 +96,10 @@ class Database:
 
     def close(self) -> None:
         self._storage.close()
+
+    @property
+    def generations(self) -> Sequence[int]:
+        return self._generations
 
     def any_instance(self) -> int:
         return self._chance.randrange(len(self._ids))

@@ -11,6 +11,7 @@ TOPICS = {
     "stages": "where a renewal's time goes, without gRPC",
     "workers": "renewals by 1, 2 and 4 workers",
     "storage": "durable generation steps, slow disks, a million instances",
+    "growth": "bytes that a renewal adds to a SQLite database, and has written",
     "postgres": "the same on PostgreSQL; pages, sizes and starts with a million instances",
     "node": "logins at the SSH node, beside asyncssh's server and sshd",
     "commands": "how long mezctl and mezd take",
