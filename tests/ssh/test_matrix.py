@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from mezite.certs import keys
 from tests.ssh.client import REQUEST, SUCCESS
 from tests.ssh.matrix import field_cases, key_cases, odd_cases
-from tests.ssh.matrix.packing import CAS, FOREIGN, LOGIN, Case, certificate
-from tests.ssh.matrix.servers import SSHD, Connection, Judge, Sshd
-from tests.ssh.test_openssh import Node, started
+from tests.ssh.matrix.both import UNBOUNDED_NODE, UNBOUNDED_SSHD, judged, node_like_sshd, sshd_or_skip
+from tests.ssh.matrix.packing import FOREIGN, LOGIN, Case, certificate
+from tests.ssh.matrix.servers import Connection, Sshd
+from tests.ssh.test_openssh import Node
 
 Group = Callable[[], Iterator[Case]]
 GROUPS: list[Group] = [
@@ -29,28 +29,17 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "conch-certificates.md"
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """By principals, as sshd decides; the CAs are ones that only this node trusts."""
-    lines = [keys.public_line(keys.public_blob(ca)) for ca in CAS.values()]
-    yield from started(
-        tmp_path_factory, authorization="principals", trusted_user_ca_keys=lines, max_attempts=10**6,
-        login_timeout_seconds=600,
-    )
+    """The CAs are ones that only this node trusts."""
+    yield from node_like_sshd(tmp_path_factory, **UNBOUNDED_NODE)
 
 
 @pytest.fixture(scope="module")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    if SSHD is None:
-        pytest.skip("no sshd on this machine (Debian: openssh-server)")
-    server = Sshd(tmp_path_factory.mktemp("sshd"), CAS.values(), MaxAuthTries=10**6, LoginGraceTime=0)
-    try:
-        if not server.is_up:
-            pytest.skip("this sshd does not start here")
+    with sshd_or_skip(tmp_path_factory, **UNBOUNDED_SSHD) as server:
         # Half of its time sshd sleeps over refusals.
         with ThreadPoolExecutor(len(GROUPS)) as pool:
-            list(pool.map(partial(judged, server.port), GROUPS))
+            list(pool.map(partial(judged_group, server.port), GROUPS))
         yield server
-    finally:
-        server.close()
 
 
 @cache
@@ -59,19 +48,14 @@ def cases(group: Group) -> tuple[Case, ...]:
 
 
 @cache
-def judged(port: int, group: Group) -> dict[str, tuple[bool, bool]]:
-    """Of each case, whether its question is answered with PK_OK, and whether it gets in."""
-    judge = Judge(port)
-    try:
-        return {case.name: (judge.invites(case), judge.admits(case)) for case in cases(group)}
-    finally:
-        judge.close()
+def judged_group(port: int, group: Group) -> dict[str, tuple[bool, bool]]:
+    return judged(port, {case.name: case for case in cases(group)})
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.__name__)
 def test_node_decides_as_the_table_says(group: Group, node: Node) -> None:
     table = cases(group)
-    found = judged(node.port, group)
+    found = judged_group(node.port, group)
     assert {case.name: case.good for case in table} == {name: one[1] for name, one in found.items()}
     for case in table:
         invited, admitted = found[case.name]
@@ -82,7 +66,7 @@ def test_node_decides_as_the_table_says(group: Group, node: Node) -> None:
 def test_sshd_agrees_or_is_laxer_for_a_reason(group: Group, node: Node, sshd: Sshd) -> None:
     """Its answers to questions too: no PK_OK of ours without one of sshd's."""
     table = cases(group)
-    theirs, ours = judged(sshd.port, group), judged(node.port, group)
+    theirs, ours = judged_group(sshd.port, group), judged_group(node.port, group)
     differing = {
         case.name: theirs[case.name][1] for case in table
         if theirs[case.name][1] != case.good and not case.stricter
@@ -143,7 +127,7 @@ def test_every_difference_is_documented() -> None:
 
 def test_nothing_of_all_this_confuses_the_log(node: Node) -> None:
     """Whatever names and key ids hold, a line of the log stays one line, of bounded length."""
-    judged(node.port, field_cases.form)
+    judged_group(node.port, field_cases.form)
     for line in (node.directory / "log").read_text(errors="strict").splitlines():
         assert line.isprintable()
         assert len(line) < 1500

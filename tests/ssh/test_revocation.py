@@ -15,10 +15,11 @@ from mezite.errors import CertificateRejected
 from mezite.ssh.revocation import RevocationFiles
 from tests.certs import krl_making as pack
 from tests.ssh.client import CERTIFICATE, FAILURE, PK_OK, REQUEST, START, SUBJECT_BLOB, SUCCESS, Wire
+from tests.ssh.matrix.both import UNBOUNDED_NODE, UNBOUNDED_SSHD, judged, node_like_sshd, sshd_or_skip
 from tests.ssh.matrix.packing import CA, CAS, KEYS, SUBJECT, Case, certificate
-from tests.ssh.matrix.servers import SSHD, Judge, Sshd
+from tests.ssh.matrix.servers import Sshd
 from tests.ssh.node import USER_CA, user_certificate
-from tests.ssh.test_openssh import Node, started
+from tests.ssh.test_openssh import Node
 
 CA_BLOB, OTHER_CA = keys.public_blob(CA), CAS["p256"]
 SUBJECT_OF_MATRIX = keys.public_blob(SUBJECT)
@@ -103,41 +104,21 @@ def lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory, lists: Path) -> Iterator[Node]:
-    lines = [keys.public_line(keys.public_blob(ca)) for ca in CAS.values()]
-    yield from started(
-        tmp_path_factory, authorization="principals", trusted_user_ca_keys=lines, max_attempts=10**6,
-        login_timeout_seconds=600, revoked_keys=[str(lists)],
-    )
+    yield from node_like_sshd(tmp_path_factory, revoked_keys=[str(lists)], **UNBOUNDED_NODE)
 
 
 @pytest.fixture(scope="module")
 def sshd(tmp_path_factory: pytest.TempPathFactory, lists: Path) -> Iterator[Sshd]:
-    if SSHD is None:
-        pytest.skip("no sshd on this machine (Debian: openssh-server)")
-    server = Sshd(tmp_path_factory.mktemp("sshd"), CAS.values(), MaxAuthTries=10**6, LoginGraceTime=0,
-                  RevokedKeys=lists)
-    try:
-        if not server.is_up:
-            pytest.skip("this sshd does not start here")
+    with sshd_or_skip(tmp_path_factory, RevokedKeys=lists, **UNBOUNDED_SSHD) as server:
         yield server
-    finally:
-        server.close()
-
-
-def judged(port: int) -> dict[str, tuple[bool, bool]]:
-    judge = Judge(port)
-    try:
-        return {name: (judge.invites(case), judge.admits(case)) for name, case in CERTIFICATES.items()}
-    finally:
-        judge.close()
 
 
 @pytest.mark.parametrize("name", [*LISTS, "missing", "a directory"])
 def test_both_revoke_alike(name: str, node: Node, sshd: Sshd, lists: Path) -> None:
     """Each list, put in the place of the one before while both servers run."""
     put(lists, name)
-    ours = judged(node.port)
-    assert ours == judged(sshd.port)
+    ours = judged(node.port, CERTIFICATES)
+    assert ours == judged(sshd.port, CERTIFICATES)
     if name in UNREADABLE:
         assert set(ours.values()) == {(False, False)}
         assert node.last_refusal() == "revocations_unreadable"

@@ -11,33 +11,30 @@ from typing import Any
 import pytest
 
 from mezite.certs import keys, ssh
+from tests.ssh.matrix.both import MISSING, node_like_sshd, sshd_or_skip
 from tests.ssh.matrix.packing import CAS, FOREIGN, KEYS, LOGIN
 from tests.ssh.matrix.servers import SSHD, Sshd
 from tests.ssh.node import user_certificate
-from tests.ssh.test_openssh import Node, started
+from tests.ssh.test_openssh import Node
 
 CA = CAS["ed25519"]
 
-pytestmark = pytest.mark.skipif(SSHD is None, reason="no sshd on this machine (Debian: openssh-server)")
+pytestmark = pytest.mark.skipif(SSHD is None, reason=MISSING)
 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    lines = [keys.public_line(keys.public_blob(ca)) for ca in CAS.values()]
-    yield from started(tmp_path_factory, authorization="principals", trusted_user_ca_keys=lines)
+    yield from node_like_sshd(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    server = Sshd(tmp_path_factory.mktemp("sshd"), CAS.values())
-    try:
+    with sshd_or_skip(tmp_path_factory) as server:
         blob = user_certificate(keys.public_blob(KEYS["ed25519"]), CA, principals=(LOGIN,))
-        if not server.is_up or log_in(server.directory, server.port, blob).returncode:
+        if log_in(server.directory, server.port, blob).returncode:
             # An account without a shell, or a process without the rights it needs.
-            pytest.skip("this sshd does not start here, or lets nobody in")
+            pytest.skip("this sshd lets nobody in")
         yield server
-    finally:
-        server.close()
 
 
 def log_in(

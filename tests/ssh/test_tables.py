@@ -12,10 +12,11 @@ from mezite.certs import keys, wire
 from mezite.ssh.forwarding import Destination
 from mezite.ssh.tables import PrincipalTables
 from tests.ssh.client import FAILURE, REQUEST, SUBJECT_BLOB, SUCCESS, Wire
+from tests.ssh.matrix.both import UNBOUNDED_NODE, UNBOUNDED_SSHD, judged, node_like_sshd, sshd_or_skip
 from tests.ssh.matrix.packing import CAS, KEYS, LOGIN, Case, certificate, texts
-from tests.ssh.matrix.servers import SSHD, Judge, Sshd
+from tests.ssh.matrix.servers import Sshd
 from tests.ssh.node import user_certificate
-from tests.ssh.test_openssh import Node, started
+from tests.ssh.test_openssh import Node
 from tests.ssh.test_sshd import log_in
 
 
@@ -95,33 +96,16 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Iterator[Node]:
-    lines = [keys.public_line(keys.public_blob(ca)) for ca in CAS.values()]
-    yield from started(
-        tmp_path_factory, authorization="principals", trusted_user_ca_keys=lines, max_attempts=10**6,
-        login_timeout_seconds=600, authorized_principals_file=f"{tables}/%u", exec="system",
+    yield from node_like_sshd(
+        tmp_path_factory, authorized_principals_file=f"{tables}/%u", exec="system", **UNBOUNDED_NODE
     )
 
 
 @pytest.fixture(scope="module")
 def sshd(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Iterator[Sshd]:
-    if SSHD is None:
-        pytest.skip("no sshd on this machine (Debian: openssh-server)")
-    server = Sshd(tmp_path_factory.mktemp("sshd"), CAS.values(), MaxAuthTries=10**6, LoginGraceTime=0,
-                  AuthorizedPrincipalsFile=f"{tables}/%u")
-    try:
-        if not server.is_up:
-            pytest.skip("this sshd does not start here")
+    options = {"AuthorizedPrincipalsFile": f"{tables}/%u", **UNBOUNDED_SSHD}
+    with sshd_or_skip(tmp_path_factory, **options) as server:
         yield server
-    finally:
-        server.close()
-
-
-def judged(port: int) -> dict[str, tuple[bool, bool]]:
-    judge = Judge(port)
-    try:
-        return {name: (judge.invites(case), judge.admits(case)) for name, case in CERTIFICATES.items()}
-    finally:
-        judge.close()
 
 
 @pytest.mark.parametrize("name", [*TABLES, "missing", "a directory"])
@@ -135,8 +119,8 @@ def test_both_map_alike(name: str, node: Node, sshd: Sshd, tables: Path) -> None
     elif name != "missing":
         path.write_bytes(TABLES[name])
         path.chmod(0o644)
-    ours = judged(node.port)
-    assert ours == judged(sshd.port)
+    ours = judged(node.port, CERTIFICATES)
+    assert ours == judged(sshd.port, CERTIFICATES)
     assert not any(admitted for _, admitted in (ours["none"], ours["expired"], ours["of a host"]))
 
 
