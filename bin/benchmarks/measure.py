@@ -85,8 +85,17 @@ def cpu_seconds(pid: int, *, with_children: bool = False) -> float:
 
 def resident_mb(pid: int) -> float:
     """Resident memory of process *pid*, in MB of 10**6 bytes."""
+    return _memory_mb(pid, "VmRSS:")
+
+
+def peak_mb(pid: int) -> float:
+    """The most that it ever was."""
+    return _memory_mb(pid, "VmHWM:")
+
+
+def _memory_mb(pid: int, what: str) -> float:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(what):
             return int(line.split()[1]) * 1024 / 1e6
     raise RuntimeError(f"process {pid} has no resident memory: it has ended")
 

@@ -48,7 +48,7 @@ class World(Protocol):
     def keys(self) -> GenerationKeys:
         """For one generation."""
 
-    def publish(self, machine: Machine, held: Held) -> None:
+    def publish(self, held: Held) -> None:
         """*held* is what its readers find."""
 
     def send(self, machine: Machine, ask: Ask, at: float) -> None:
@@ -108,7 +108,7 @@ class Machine:
             case CheckDestination():
                 return DestinationReady()
             case Publish(held):
-                self.world.publish(self, held)
+                self.world.publish(held)
                 return Published()
             case Ask():
                 self.world.send(self, action, at)

@@ -47,7 +47,7 @@ class Fleet:
     def keys(self) -> GenerationKeys:
         return self._pool[next(self._drawn) % POOL]
 
-    def publish(self, machine: Machine, held: Held) -> None:
+    def publish(self, held: Held) -> None:
         """Nobody reads it."""
 
     def at(self, when: float, what: Callable[[float], None]) -> None:
