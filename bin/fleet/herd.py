@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
@@ -25,6 +25,7 @@ from benchmarks.server import AuthServer
 
 from fleet.audit import check
 from fleet.crowd import TURNED_DOWN, Clock, Newcomer, Record, run
+from fleet.deeds import pages
 from fleet.figures import show
 from fleet.founding import Founding
 from fleet.waits import figures_of, is_served
@@ -170,18 +171,8 @@ def _agreement(server: AuthServer, records: list[Record], uses: dict[str, int]) 
 
 
 def _all(server: AuthServer, method: str, name: str) -> Iterator[dict[str, Any]]:
-    after: str | None = None
-    client = server.admin()
-    try:
-        while True:
-            params = {} if after is None else {"after": after}
-            page = client.call(method, {"limit": 500, **params})
-            yield from page[name]
-            after = page["next"]
-            if after is None:
-                return
-    finally:
-        client.close()
+    with closing(server.admin()) as client:
+        yield from pages(lambda method, **params: client.call(method, params), method, name)
 
 
 def is_good(figures: dict[str, Any]) -> bool:
@@ -199,9 +190,12 @@ def main() -> int:
     parser.add_argument("--ttl", type=parse_duration, default=defaults.ttl, metavar="LENGTH",
                         help="of a certificate; they renew at half of it")
     parser.add_argument("--processes", type=int, default=defaults.processes, help="that the machines share")
+    parser.add_argument("--waiting", type=int, default=defaults.waiting, help="the server's limits.waiting")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    settings = Settings(given.machines, given.seed, given.ttl, given.processes)
+    settings = Settings(
+        given.machines, given.seed, given.ttl, given.processes, waiting=given.waiting
+    )
     with tempfile.TemporaryDirectory(prefix="herd") as name:
         figures = herd(settings, Path(name))
     if given.json:

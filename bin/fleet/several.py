@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import heapq
 import itertools
 import json
 import random
@@ -20,6 +19,7 @@ from typing import Any
 
 from fleet.audit import check
 from fleet.deck import DAEMON_FAULT, DATABASE_FAULTS, KINDS, SERVER_FAULTS, SEVERED, Deck
+from fleet.deeds import Later, has_gone_on, pages
 from fleet.figures import show
 from fleet.member import Member
 from mezite.errors import MeziteError
@@ -72,8 +72,8 @@ class SeveralSoak:
         self.chance = random.Random(self.settings.seed)
         self.sites: list[Site] = []
         self.machines: list[Member] = []
-        self._later: list[tuple[float, int, Callable[[], None]]] = []
-        self._sequence = itertools.count()
+        self._later = Later()
+        self._thieves = itertools.count()
         self._busy: set[str] = set()
         self._restart_at: dict[str, float] = {}
         self._replaced: Counter[str] = Counter()
@@ -127,13 +127,6 @@ class SeveralSoak:
 
     # --- faults -------------------------------------------------------------------------------
 
-    def later(self, seconds: float, what: Callable[[], None]) -> None:
-        heapq.heappush(self._later, (time.monotonic() + seconds, next(self._sequence), what))
-
-    def _run_due(self, *, all_of_it: bool = False) -> None:
-        while self._later and (all_of_it or self._later[0][0] <= time.monotonic()):
-            heapq.heappop(self._later)[2]()
-
     def harm_a_server(self) -> None:
         able = [site for site in self.sites if site.root.name not in self._busy]
         if not able:
@@ -145,9 +138,9 @@ class SeveralSoak:
         kind = self._server_faults.draw()
         server.send(SERVER_FAULTS[kind])
         if SERVER_FAULTS[kind] == signal.SIGSTOP:
-            self.later(self.chance.uniform(1, 8), lambda: self._wake(site))
+            self._later.add(self.chance.uniform(1, 8), lambda: self._wake(site))
         else:
-            self.later(self.chance.uniform(0.2, 4), lambda: self._restart(site))
+            self._later.add(self.chance.uniform(0.2, 4), lambda: self._restart(site))
         self.done[kind] += 1
 
     def _wake(self, site: Site) -> None:
@@ -168,7 +161,7 @@ class SeveralSoak:
             if site.root.name not in self._busy and site.server is not None and site.server.code is not None:
                 self.done["server: ended by itself, started again"] += 1
                 self._busy.add(site.root.name)
-                self.later(1, lambda site=site: self._restart(site))  # type: ignore[misc]
+                self._later.add(1, lambda site=site: self._restart(site))  # type: ignore[misc]
 
     def harm_the_database(self) -> None:
         kind = self._database_faults.draw()
@@ -199,7 +192,7 @@ class SeveralSoak:
                 and not any(theft.instance == machine.instance for theft in self.thefts)]
         if not able:
             return
-        owner, thief = self.chance.choice(able), self._member(f"t{next(self._sequence)}")
+        owner, thief = self.chance.choice(able), self._member(f"t{next(self._thieves)}")
         try:
             shutil.copytree(owner.destination, thief.destination, symlinks=True,
                             ignore=shutil.ignore_patterns("*.sock"))
@@ -261,7 +254,7 @@ class SeveralSoak:
         while (passed := time.monotonic() - began) < settings.seconds or (
             self.missing() and passed < settings.seconds + settings.longest_wait
         ):
-            self._run_due()
+            self._later.run()
             self.supervise_servers()
             self.supervise_daemons()
             for what, every in due.items():
@@ -277,11 +270,11 @@ class SeveralSoak:
 
     def _settle(self) -> None:
         """No more faults; everybody must renew, and every theft show."""
-        self._run_due(all_of_it=True)
+        self._later.run(all_of_it=True)
         deadline = time.monotonic() + SETTLING
         goals: dict[str, tuple[str, int]] = {}
         while time.monotonic() < deadline:
-            self._run_due()
+            self._later.run()
             self.supervise_servers()
             self.supervise_daemons()
             self.look()
@@ -300,14 +293,14 @@ class SeveralSoak:
     @staticmethod
     def _has_gone_on(machine: Member, goals: dict[str, tuple[str, int]]) -> bool:
         instance, generation = goals.get(machine.name, ("", 1 << 62))
-        return bool(instance) and (machine.instance != instance or machine.generation > generation)
+        return bool(instance) and has_gone_on(machine, instance, generation)
 
     def figures(self) -> dict[str, Any]:
         for site in self.sites:
             wait_for(site.is_serving, "server", 60)
         for machine in self.machines:
             machine.check_outputs()
-        events = list(self._events())
+        events = list(pages(self.sites[0].call, "audit.ls", "events"))
         stolen = [theft.instance for theft in self.thefts]
         found = check(events, stolen)
         return {
@@ -329,16 +322,6 @@ class SeveralSoak:
             "identities lost": len(self.lost),
             "lost": self.lost,
         }
-
-    def _events(self) -> Any:
-        after = None
-        while True:
-            params = {} if after is None else {"after": after}
-            page = self.sites[0].call("audit.ls", limit=500, **params)
-            yield from page["events"]
-            after = page["next"]
-            if after is None:
-                return
 
     def close(self) -> None:
         for site in self.sites:

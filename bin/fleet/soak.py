@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import heapq
-import itertools
 import json
 import random
 import re
@@ -19,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fleet.deeds import Later, has_gone_on, pages
 from fleet.figures import is_good, show
 from fleet.harm import Harm
 from fleet.logins import PLAIN, THROUGH_CONFIG, Logins, node
@@ -76,33 +75,19 @@ class Soak:
     def __post_init__(self) -> None:
         self.chance = random.Random(self.settings.seed)
         self.site = Site(self.root / "site", launchers=self.launchers)
-        self._later: list[tuple[float, int, Callable[[], None]]] = []
-        self._sequence = itertools.count()
-        self._lock = threading.Lock()
+        self._later = Later()
         self._intervals: dict[str, float] = {}
         self._restart_at: dict[str, float] = {}
         self.machines: list[Machine] = []
         self._joins: Counter[str] = Counter()
         self.adopted = 0
 
-    def later(self, seconds: float, what: Callable[[], None]) -> None:
-        with self._lock:
-            heapq.heappush(self._later, (time.monotonic() + seconds, next(self._sequence), what))
-
-    def _run_due(self, *, all_of_it: bool = False) -> None:
-        while True:
-            with self._lock:
-                if not self._later or (self._later[0][0] > time.monotonic() and not all_of_it):
-                    return
-                _, _, what = heapq.heappop(self._later)
-            what()
-
     # --- daemons ------------------------------------------------------------------------------
 
     def start(self) -> None:
         self.site.start()
         self.site.add_role()
-        self.harm = Harm(self.site, self.chance, self.later)
+        self.harm = Harm(self.site, self.chance, self._later.add)
         user_cas = [key["text"] for key in self.site.call("ca.export", type="user")["keys"]]
         self.node = node(self.root / "node", self.launchers, user_cas)
         for number in range(self.settings.daemons):
@@ -227,7 +212,7 @@ class Soak:
         next_look = 0.0
         next_fault = next_server = next_theft = 0.0
         while (passed := time.monotonic() - began) < settings.seconds:
-            self._run_due()
+            self._later.run()
             self.supervise()
             if passed >= next_look:
                 self.look()
@@ -271,7 +256,7 @@ class Soak:
         self.harm.is_quiet = True
         if worker is not None:
             worker.join(60)
-        self._run_due(all_of_it=True)
+        self._later.run(all_of_it=True)
         for machine in self.machines:
             machine.faults.disarm()
         goals = {}
@@ -282,17 +267,13 @@ class Soak:
             if all(theft.found for theft in self.thefts):
                 for machine in self.machines:
                     goals.setdefault(machine.name, (machine.instance, machine.generation))
-                if all(self._has_gone_on(machine, *goals[machine.name]) for machine in self.machines):
+                if all(has_gone_on(machine, *goals[machine.name]) for machine in self.machines):
                     break
             time.sleep(0.2)
         for machine in self.machines:
-            if machine.name in goals and not self._has_gone_on(machine, *goals[machine.name]):
+            if machine.name in goals and not has_gone_on(machine, *goals[machine.name]):
                 self.lost.append(f"{machine.name} renews no more: {machine.log()[-400:]}")
         self.logins.stop()
-
-    @staticmethod
-    def _has_gone_on(machine: Machine, instance: str, generation: int) -> bool:
-        return (machine.instance, machine.generation) > (instance, generation) or machine.instance != instance
 
     # --- figures ------------------------------------------------------------------------------
 
@@ -338,14 +319,7 @@ class Soak:
         }
 
     def _events(self, kind: str) -> int:
-        count, after = 0, None
-        while True:
-            params = {} if after is None else {"after": after}
-            page = self.site.call("audit.ls", type=kind, limit=500, **params)
-            count += len(page["events"])
-            after = page["next"]
-            if after is None:
-                return count
+        return sum(1 for _ in pages(self.site.call, "audit.ls", "events", type=kind))
 
     def close(self) -> None:
         if hasattr(self, "logins"):
