@@ -126,7 +126,7 @@ def _order(waits: Sequence[Wait]) -> dict[str, Any]:
         "and was told to come again, times": longest.told,
         "later ones served before a machine, median": int(median(overtaken)),
         "later ones served before a machine, at most": max(overtaken),
-        "order of coming and of being served, those told: rank correlation": _correlation(sent_away),
+        "order of coming and of being served, correlation": _correlation(waits),
     }
 
 
