@@ -42,21 +42,22 @@ class Served:
         self.process.send_signal(signal.SIGUSR1)
         return int(self._read())
 
-    def answers(self) -> bool:
-        """Whether an honest client is served."""
+    def answers(self, timeout: float = TIMEOUT) -> bool:
+        """Whether an honest client is served, at the first attempt."""
         options = (("grpc.ssl_target_name_override", NAME),)
         credentials = grpc.ssl_channel_credentials(self.chain.encode())
         with grpc.secure_channel(f"127.0.0.1:{self.port}", credentials, options) as channel:
             try:
-                channel.unary_unary("/mezite.v1.IdentityService/GetCluster")(b"", timeout=2)
+                channel.unary_unary("/mezite.v1.IdentityService/GetCluster")(b"", timeout=timeout)
             except grpc.RpcError:
                 return False
         return True
 
-    def answers_within(self, seconds: float) -> bool:
+    def answers_within(self, seconds: float, in_a_row: int = 1) -> bool:
+        """Whether one is that asks again when it is turned away."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if self.answers():
+            if all(self.answers(5) for _ in range(in_a_row)):
                 return True
         return False
 
@@ -136,7 +137,9 @@ def test_calls_that_are_never_finished_keep_nobody_out(served: Served) -> None:
             join = b"/mezite.v1.IdentityService/Join"
             calls = (call(join, one) + frame(0, 0, one, half) for one in streams)
             connection.sendall(preface(65535) + b"".join(calls))
-        assert served.answers()
+        # While this burst is taken in, a fraction of a second, grpc turns away calls
+        # by lot: more than 1,000 wait for it.  Afterwards they are held, and cost nothing.
+        assert served.answers_within(TIMEOUT, in_a_row=5)
         assert served.stop() == 0
 
 
