@@ -14,7 +14,6 @@ from mezite.cli import output
 from mezite.cli.program import Program
 
 PROGRAM = "mezctl"
-FORMATS = ("text", "json")
 _SERVER_REMEDY = (
     "start the server with: twistd mezite-auth, or name its socket with --socket PATH or MEZITE_ADMIN_SOCKET"
 )
@@ -31,8 +30,9 @@ class Asking:
         self._server: client.Client | None = None
 
     @property
-    def is_json(self) -> bool:
-        return self.format == "json"
+    def is_text(self) -> bool:
+        """For a person, not for a program."""
+        return self.format == "text"
 
     def server(self) -> client.Client:
         """The auth server's socket: the one named, or the first default one where it listens."""
@@ -59,11 +59,11 @@ class Asking:
         return self.server().call(method, params)
 
     def show(self, answer: Any, text: Callable[[Any], None]) -> None:
-        """*answer* as JSON, or what *text* makes of it."""
-        if self.is_json:
-            output.write_json(answer)
-        else:
+        """*answer* as it is, or what *text* makes of it."""
+        if self.is_text:
             text(answer)
+        else:
+            output.write(answer, self.format)
 
     def show_list(
         self,
@@ -81,8 +81,8 @@ class Asking:
             answer: Any = {noun: list(self.server().pages(method, noun, params)), "next": None}
         else:
             answer = self.call(method, **params, limit=limit, after=after)
-        if self.is_json:
-            output.write_json(answer)
+        if not self.is_text:
+            output.write(answer, self.format)
             return
         if answer[noun]:
             output.table(columns, answer[noun])
@@ -130,7 +130,7 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.params += [
             click.Option(
-                ["--format"], type=click.Choice(FORMATS), expose_value=False, callback=_set_format,
+                ["--format"], type=click.Choice(output.FORMATS), expose_value=False, callback=_set_format,
                 is_eager=True, help="As the program's --format.",
             ),
             click.Option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,20 +40,21 @@ def audit() -> None:
 @click.option("--all", "everything", is_flag=True, help="From the first event on.")
 @click.option(
     "--follow", "-f", is_flag=True,
-    help="Go on with what happens from now on, until Ctrl-C; in JSON, one object a line.",
+    help="Go on with what happens from now on, until Ctrl-C; in JSON, one object a line, in YAML a document "
+    "each.",
 )
 @pass_asking
 def audit_ls(
     asking: Asking, type_name: str | None, resource: str | None, limit: int | None, after: str | None,
     everything: bool, follow: bool,
 ) -> None:
-    """List the latest events, the newest one last (in JSON, first)."""
+    """List the latest events, the newest one last (in JSON and YAML, first)."""
     wanted = {"type": type_name, "resource": resource}
     if follow:
         if everything or after is not None:
             raise click.UsageError("--follow begins with the latest events; give --limit for how many")
         for event in following(lambda **more: asking.call("audit.ls", **wanted, **more), limit or _FOLLOWED):
-            _write_line(event, asking.is_json)
+            _write_line(event, asking.format)
         return
     if everything:
         events = list(asking.server().pages("audit.ls", "events", wanted))
@@ -137,9 +139,13 @@ def _unseen(call: Callable[..., Any], shown: dict[int, None], begun: int | None,
     return events
 
 
-def _write_line(event: Any, is_json: bool) -> None:
-    if is_json:
+def _write_line(event: Any, format: str) -> None:
+    if format == "json":
         print(json.dumps(event), flush=True)
+        return
+    if format == "yaml":
+        output.write_yaml(event, is_one_of_many=True)
+        sys.stdout.flush()
         return
     what = f"{event['resource_type']}/{event['resource_name']}"
     parts = [event["timestamp"], event["event_code"], f"{event['event_type']:18}", event["user_name"], what,

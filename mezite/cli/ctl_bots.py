@@ -8,13 +8,14 @@ import click
 
 from mezite.cli import output
 from mezite.cli.asking import Asking, Group, paged, pass_asking
-from mezite.cli.output import hint, write_line
-from mezite.cli.tables import INSTANCES, TOKENS, write_locked, write_token
+from mezite.cli.output import hint, write_line, write_prose
+from mezite.cli.tables import INSTANCES, TOKENS, state, write_locked, write_token
+from mezite.cli.terminal import BAD
 
 _COLUMNS = {
     "NAME": lambda bot: bot["name"],
     "ROLES": lambda bot: bot["roles"],
-    "STATE": lambda bot: "locked" if bot["locked"] else "active",
+    "STATE": lambda bot: state("locked" if bot["locked"] else "active"),
     "TTL": lambda bot: bot["ttl"],
     "RENEWABLE FOR": lambda bot: bot["renewable_for"],
     "CREATED": lambda bot: bot["created_at"],
@@ -116,7 +117,7 @@ def _write_bot(bot: Any) -> None:
         {
             "Name": bot["name"],
             "Roles": bot["roles"],
-            "State": "locked" if bot["locked"] else "active",
+            "State": state("locked" if bot["locked"] else "active"),
             "Created": bot["created_at"],
             "Certificate TTL": bot["ttl"] or "1h unless the machine asks",
             "Renewable for": bot["renewable_for"],
@@ -126,7 +127,9 @@ def _write_bot(bot: Any) -> None:
         }
     )
     for lock in bot["locks"]:
-        write_line(f"Locked by {lock['created_by']} at {lock['created_at']}: {lock['message'] or '-'}")
+        write_prose(
+            f"Locked by {lock['created_by']} at {lock['created_at']}: {lock['message'] or '-'}", mark=BAD
+        )
     for noun, columns in (("instances", INSTANCES), ("tokens", TOKENS)):
         write_line()
         if not bot[noun]:

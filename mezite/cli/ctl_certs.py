@@ -12,6 +12,7 @@ import click
 from mezite.cli import output
 from mezite.cli.asking import Asking, Group, pass_asking
 from mezite.cli.identity_text import length
+from mezite.cli.terminal import BAD, GOOD, Marked
 from mezite.errors import CertificateRejected, InvalidInput, UsageError
 
 _CERTIFICATE = "ssh_key-cert.pub"
@@ -147,18 +148,24 @@ def _state(after: int, before: int, now: datetime) -> str:
     return f"valid, {length(before - unix)} left"
 
 
+def _mark(state: str) -> str | None:
+    return None if state.startswith("valid") else BAD
+
+
 def _write(found: Any) -> None:
     told: dict[str, object] = {
-        "State": found["state"],
+        "State": Marked(found["state"], _mark(found["state"])),
         "Valid": f"{found['valid_after'] or 'always'} until {found['valid_before'] or 'for ever'}",
         "Type": f"{found['type']} certificate, serial {found['serial']}",
         "Logins" if found["type"] == "user" else "Hosts": found["principals"],
         "Key id": found["key_id"],
         "Key": found["key"],
-        "Signed by": found["ca_key"] + ("" if found["signature_holds"] else "; THE SIGNATURE DOES NOT HOLD"),
+        "Signed by": found["ca_key"] if found["signature_holds"] else Marked(
+            found["ca_key"] + "; THE SIGNATURE DOES NOT HOLD", BAD
+        ),
     }
     if "trusted" in found:
-        told["Trusted"] = found["trusted"]
+        told["Trusted"] = Marked(found["trusted"], GOOD if found["trusted"] else BAD)
     if found["bot"]:
         told["Bot"] = f"{found['bot']} (roles: {', '.join(found['roles']) or '-'})"
         told["Instance"] = f"{found['instance']}, generation {found['generation']}"

@@ -8,8 +8,9 @@ import click
 
 from mezite.cli import output
 from mezite.cli.asking import Asking, Group, paged, pass_asking
-from mezite.cli.output import hint, write_line
-from mezite.cli.tables import INSTANCES, asked_line, write_locked
+from mezite.cli.output import hint, write_line, write_prose
+from mezite.cli.tables import INSTANCES, asked_line, state, write_locked
+from mezite.cli.terminal import BAD, SOON
 
 
 @click.group(cls=Group)
@@ -51,7 +52,7 @@ def _write_instance(instance: Any) -> None:
         {
             "Id": instance["id"],
             "Bot": instance["bot"],
-            "State": instance["state"],
+            "State": state(instance["state"]),
             "Generation": instance["generation"],
             "Lineage key": instance["lineage_key"],
             "Previous key": instance["previous_key"],
@@ -65,12 +66,13 @@ def _write_instance(instance: Any) -> None:
         }
     )
     for lock in instance["locks"]:
-        write_line(
+        write_prose(
             f"Locked ({lock['reason']}) on {lock['kind']} {lock['target']} by {lock['created_by']} "
-            f"at {lock['created_at']}: {lock['message'] or '-'}"
+            f"at {lock['created_at']}: {lock['message'] or '-'}",
+            mark=BAD,
         )
     if instance["prove_asked"] is not None:
-        write_line(asked_line(instance["prove_asked"]))
+        write_prose(asked_line(instance["prove_asked"]), mark=SOON)
 
 
 @instances.command("lock")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mezite.cli.asking import Asking, Group, paged, pass_asking
-from mezite.cli.output import write_json, write_line
+from mezite.cli.output import write, write_line
 from mezite.errors import InvalidInput, UsageError
 
 
@@ -124,8 +124,8 @@ def ls(asking: Asking, limit: int | None, after: str | None) -> None:
 def get(asking: Asking, name: str) -> None:
     """Print a role as `roles create` takes it back."""
     document = asking.call("roles.get", name=name)["role"]
-    if asking.is_json:
-        write_json(document)
+    if not asking.is_text:
+        write(document, asking.format)
         return
     import yaml
 

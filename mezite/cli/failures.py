@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 
+from mezite.cli.terminal import BAD, paint
 from mezite.errors import (
     Conflict,
     InvalidInput,
@@ -67,7 +68,8 @@ def line(program: str, error: MeziteError) -> str:
 
 def report(program: str, error: MeziteError) -> int:
     """The line is on standard error; the exit code."""
-    print(line(program, error), file=sys.stderr)
+    told = line(program, error).removeprefix(program)
+    print(paint(program, BAD, sys.stderr) + told, file=sys.stderr)
     return exit_code(error)
 
 

@@ -6,11 +6,33 @@ from collections.abc import Mapping
 from typing import Any
 
 from mezite.cli import output
+from mezite.cli.terminal import BAD, GOOD, SOON, Marked
+
+_SOON = 60
+"""Seconds left of a certificate that want an eye, whatever is planned."""
 
 
 def write_status(status: Any) -> None:
     """The lines of *status*, the answer to ``identity.status``."""
-    output.details(facts(status if isinstance(status, Mapping) else {}))
+    status = status if isinstance(status, Mapping) else {}
+    marks = _marks(status)
+    output.details({label: Marked(text, marks.get(label)) for label, text in facts(status).items()})
+
+
+def _marks(status: Mapping[str, Any]) -> dict[str, str]:
+    """Label → what its line means."""
+    marks = {"State": GOOD if status.get("ready") else BAD}
+    left, due = status.get("seconds_left"), status.get("next_attempt_in_seconds")
+    if left is not None and left <= 0:
+        marks["Certificate"] = BAD
+    elif left is not None and (left < _SOON or (due is not None and left <= due)):
+        marks["Certificate"] = SOON
+    if status.get("last_error"):
+        marks["Last error"] = SOON if status.get("ready") else BAD
+    for one in status.get("destinations") or []:
+        if one.get("hook_failure"):
+            marks[f"  on-renew of {one.get('name')}"] = BAD
+    return marks
 
 
 def facts(status: Mapping[str, Any]) -> dict[str, str]:

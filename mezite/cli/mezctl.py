@@ -9,7 +9,8 @@ from __future__ import annotations
 import click
 
 from mezite import __version__
-from mezite.cli.asking import FORMATS, PROGRAM, Asking, LazyProgram
+from mezite.cli.asking import PROGRAM, Asking, LazyProgram
+from mezite.cli.output import FORMATS
 
 _COMMANDS = {
     "status": ("mezite.cli.ctl_cluster", "The cluster at a glance."),

@@ -17,6 +17,7 @@ import click
 import mezite
 from mezite.cli import failures
 from mezite.cli.mezd_doctor import doctor
+from mezite.cli.output import FORMATS
 from mezite.cli.program import Program
 from mezite.config import daemon, paths
 from mezite.errors import MeziteError, StateFailure, UsageError
@@ -84,7 +85,7 @@ def start(**flags: Any) -> None:
 @identity.command()
 @click.option("--destination", metavar="DIR", help="As with start; default: the one written last.")
 @click.option("--control-socket", metavar="PATH", help="As with start.")
-@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text",
+@click.option("--format", "format_", type=click.Choice(FORMATS), default="text",
               help="text is the default.")
 def status(destination: str | None, control_socket: str | None, format_: str) -> None:
     """Say how the running daemon is.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--ca-file", metavar="FILE", help="As with start.")
 @click.option("--node", metavar="NODE", help="Log in to this node, too, and run `true` there.")
 @click.option("--login", metavar="LOGIN", help="The account on NODE; default: the certificate's first login.")
-@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text",
+@click.option("--format", "format_", type=click.Choice(output.FORMATS), default="text",
               help="text is the default.")
 def doctor(node: str | None, login: str | None, format_: str, **flags: Any) -> None:
     """Say what is wrong, and what to do.
@@ -40,13 +40,13 @@ def doctor(node: str | None, login: str | None, format_: str, **flags: Any) -> N
         if name is not None and (not name or name.startswith("-")):
             raise click.UsageError(f"{name!r} is no node or login")
     findings = _findings(daemon.load(flags, os.environ, os.geteuid()), node, login)
-    if format_ == "json":
-        output.write_json({"findings": [
+    if format_ == "text":
+        _write(findings)
+    else:
+        output.write({"findings": [
             {"check": one.check, "level": one.level, "text": one.text, "remedy": one.remedy}
             for one in findings
-        ]})
-    else:
-        _write(findings)
+        ]}, format_)
     bad = any(one.level == "PROBLEM" for one in findings)
     sys.exit(failures.FAILED if bad else failures.DONE)
 
@@ -54,9 +54,7 @@ def doctor(node: str | None, login: str | None, format_: str, **flags: Any) -> N
 def _write(findings: list[Finding]) -> None:
     width = max(len(one.check) for one in findings)
     for one in findings:
-        output.write_line(f"{one.level:8} {one.check:{width}}  {one.text}")
-        if one.remedy:
-            output.write_line(f"{'':8} {'':{width}}  -> {one.remedy}")
+        output.write_finding(one.level, one.check.ljust(width), one.text, one.remedy)
 
 
 def _findings(config: daemon.DaemonConfig, node: str | None, login: str | None) -> list[Finding]:

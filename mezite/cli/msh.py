@@ -18,6 +18,7 @@ import click
 
 import mezite
 from mezite.cli import failures
+from mezite.cli.program import Program
 from mezite.config import paths
 from mezite.errors import MeziteError, UsageError
 
@@ -28,9 +29,10 @@ _CERTIFICATE = "ssh_key-cert.pub"
 _CONFIG = "ssh_config"
 _AGENT = "agent.sock"
 _SETS = "sets"
+_NO_DAEMON = "start it with: mezd identity start; an identity of one shot has none"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(name=PROGRAM, cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(mezite.__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def main() -> None:
     """SSH with the identity that mezd keeps on this machine."""
@@ -45,10 +47,7 @@ def main() -> None:
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def ssh(login: str | None, cert: str | None, node: str, command: tuple[str, ...]) -> None:
     """Log in to NODE, or run COMMAND there: msh ssh --login=deploy web-1 -- ./deploy.sh"""
-    try:
-        _exec(ssh_argv(login, cert, node, command, os.environ))
-    except MeziteError as error:
-        sys.exit(failures.report(PROGRAM, error))
+    _exec(ssh_argv(login, cert, node, command, os.environ))
 
 
 _cert_option = click.option(
@@ -71,10 +70,7 @@ def scp(
     The last of FILES is where to: msh scp -r site deploy@web-1:/srv/www
     """
     flags = [flag for flag, given in (("-r", recursive), ("-p", preserve), ("-q", quiet)) if given]
-    try:
-        _exec(scp_argv(login, cert, flags, files, os.environ))
-    except MeziteError as error:
-        sys.exit(failures.report(PROGRAM, error))
+    _exec(scp_argv(login, cert, flags, files, os.environ))
 
 
 @main.command()
@@ -85,46 +81,53 @@ def env(cert: str | None, shell: str) -> None:
 
     To be used as eval "$(msh env)".  The paths are those that outlive a renewal.
     """
-    try:
-        for name, value in variables(cert, os.environ).items():
-            if shell == "fish":
-                click.echo(f"set -gx {name} {_fish(value)}")
-            else:
-                click.echo(f"export {name}={shlex.quote(value)}")
-    except MeziteError as error:
-        sys.exit(failures.report(PROGRAM, error))
+    for name, value in variables(cert, os.environ).items():
+        if shell == "fish":
+            click.echo(f"set -gx {name} {_fish(value)}")
+        else:
+            click.echo(f"export {name}={shlex.quote(value)}")
 
 
 @main.command()
 @_cert_option
-def status(cert: str | None) -> None:
+@click.option("--format", "format_", type=click.Choice(["text", "json", "yaml"]), default="text",
+              help="Default: text.")
+def status(cert: str | None, format_: str) -> None:
     """Say which identity is used, and how it is.
 
     Exit codes: 0 when its daemon is ready, 1 when not, 2 when there is none.
     """
-    try:
-        sys.exit(_status(find_identity(cert, os.environ)))
-    except MeziteError as error:
-        sys.exit(failures.report(PROGRAM, error))
+    sys.exit(_status(find_identity(cert, os.environ), format_))
 
 
-def _status(found: FoundIdentity) -> int:
+def _status(found: FoundIdentity, format: str) -> int:
     import subprocess
 
     from mezite.admin import client
-    from mezite.cli import identity_text
+    from mezite.cli import identity_text, output
 
-    home = found.destination
+    home, trouble = found.destination, "no daemon keeps this identity"
     if home is not None:
         try:
-            daemon = client.connect([str(home / ".mezite/control.sock")], remedy="")
+            daemon = client.connect([str(home / ".mezite/control.sock")], remedy=_NO_DAEMON)
             answer = daemon.call("identity.status")
-            identity_text.write_status(answer)
+            if format == "text":
+                identity_text.write_status(answer)
+            else:
+                output.write(answer, format)
             return failures.DONE if answer.get("ready") else failures.FAILED
         except MeziteError as error:
-            click.echo(f"{PROGRAM}: no daemon: {failures.safe(str(error))}", err=True)
+            trouble = f"no daemon: {error}"
     certificate = found.certificate or (found.config.with_name(_CERTIFICATE) if found.config else None)
-    click.echo(f"Certificate: {certificate}")
+    if format != "text":
+        # What a daemon would answer, as far as it is known without one.
+        output.write({
+            "ready": False, "not_ready_reason": trouble, "destination": home and str(home),
+            "certificate": certificate and str(certificate),
+        }, format)
+        return failures.FAILED
+    output.hint(f"{PROGRAM}: {trouble}")
+    output.write_line(f"Certificate: {certificate}")
     sys.stdout.flush()
     if shutil.which("ssh-keygen") is not None:
         subprocess.run(["ssh-keygen", "-L", "-f", str(certificate)], check=False)

@@ -5,11 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from mezite.cli.output import write_line
+from mezite.cli.terminal import BAD, SOON, Marked
+
+_STATES = {"locked": BAD, "forked": BAD, "expired": BAD, "recoverable": SOON}
+
+
+def state(word: str) -> Marked:
+    """A record's state: red where it stops its bearer, yellow where that is about to change."""
+    return Marked(word, _STATES.get(word))
+
 
 TOKENS = {
     "ID": lambda token: token["id"],
     "BOT": lambda token: token["bot"],
-    "STATE": lambda token: token["state"],
+    "STATE": lambda token: state(token["state"]),
     "USED": lambda token: f"{token['used']}/{token['uses']}",
     "CREATED": lambda token: token["created_at"],
     "EXPIRES": lambda token: token["expires_at"],
@@ -18,7 +27,7 @@ TOKENS = {
 INSTANCES = {
     "ID": lambda instance: instance["id"],
     "BOT": lambda instance: instance["bot"],
-    "STATE": lambda instance: instance["state"],
+    "STATE": lambda instance: state(instance["state"]),
     "GENERATION": lambda instance: instance["generation"],
     "RENEWED": lambda instance: instance["renewed_at"],
     "ADDRESS": lambda instance: instance["address"],

@@ -261,5 +261,5 @@ def test_it_starts_with_little(terminal: Terminal) -> None:
     assert json.loads(done.stdout.splitlines()[-1].replace("'", '"')) == [
         "mezite.admin", "mezite.admin.client", "mezite.cli", "mezite.cli.asking", "mezite.cli.ctl_bots",
         "mezite.cli.failures", "mezite.cli.mezctl", "mezite.cli.output", "mezite.cli.program",
-        "mezite.cli.tables", "mezite.errors",
+        "mezite.cli.tables", "mezite.cli.terminal", "mezite.errors",
     ]
