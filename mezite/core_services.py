@@ -71,7 +71,7 @@ class CoreServices:
         def load(tx: Transaction) -> tuple[Any, authorities.LoadedAuthorities]:
             self.guard.load(tx)
             return (
-                authorities.load_cluster(tx, config.public_addr),
+                authorities.load_cluster(tx, ",".join(config.public_addrs)),
                 authorities.load_authorities(tx, config.ca_key_passphrase, os.urandom),
             )
 

@@ -115,8 +115,7 @@ class _Methods:
             max_lineage_age=params.duration("max_lineage_age"),
             source_address=params.texts("source_address"),
         )
-        answer = {"bot": records.bot(new.bot), **_new_token(new)}
-        return {**answer, "auth_server": self._context.cluster.public_addr}
+        return {"bot": records.bot(new.bot), **self._new_token(new)}
 
     async def bots_ls(self, caller: Caller, values: Mapping[str, Any]) -> Object:
         after, limit = _paging(Params(values, "after", "limit"))
@@ -156,7 +155,7 @@ class _Methods:
             params.text("name"),
             ttl=params.duration("token_ttl") or DEFAULT_TOKEN_TTL,
         )
-        return {**_new_token(new), "revoked": revoked}
+        return {**self._new_token(new), "revoked": revoked}
 
     async def bots_lock(self, caller: Caller, values: Mapping[str, Any]) -> Object:
         params = Params(values, "name", "reason", "ttl")
@@ -184,7 +183,15 @@ class _Methods:
             ttl=params.duration("ttl") or DEFAULT_TOKEN_TTL,
             uses=_uses(params),
         )
-        return _new_token(new)
+        return self._new_token(new)
+
+    def _new_token(self, new: admin_tokens.NewToken) -> Object:
+        """The one place where a join token leaves the server; where it is good for something goes with it."""
+        return {
+            "join_token": new.text,
+            "token": records.token(new.token, new.bot.name, "active"),
+            "auth_server": self._context.cluster.public_addr,
+        }
 
     async def tokens_ls(self, caller: Caller, values: Mapping[str, Any]) -> Object:
         params = Params(values, "bot", "after", "limit")
@@ -344,8 +351,3 @@ def _paging(params: Params) -> tuple[str, int]:
 
 def _uses(params: Params) -> int:
     return params.integer("uses", 1, least=1, most=admin_tokens.MAX_USES)
-
-
-def _new_token(new: admin_tokens.NewToken) -> Object:
-    """The one place where a join token leaves the server."""
-    return {"join_token": new.text, "token": records.token(new.token, new.bot.name, "active")}

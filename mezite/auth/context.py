@@ -22,7 +22,7 @@ class Cluster:
     name: str
     uuid: str
     public_addr: str
-    """``host:port`` that printed commands and TLS names use."""
+    """``host:port`` that printed commands use; of several servers all, separated by commas."""
     nonce_key: bytes = field(repr=False)
     """Keys the HMAC of `prove` nonces; 32 bytes."""
 

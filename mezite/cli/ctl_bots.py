@@ -86,11 +86,6 @@ def _write_added(answer: Any) -> None:
     bot = answer["bot"]
     write_line(f"Bot created: {bot['name']} (roles: {', '.join(bot['roles'])})")
     write_token(answer)
-    write_line()
-    write_line("Use this token with mezd identity:")
-    write_line(
-        f"  mezd identity start --auth-server={answer['auth_server']} --join-token={answer['join_token']}"
-    )
 
 
 @bots.command("ls")

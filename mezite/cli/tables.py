@@ -36,8 +36,13 @@ INSTANCES = {
 
 
 def write_token(answer: Any) -> None:
-    """The one line that shows a join token."""
+    """A join token on a line of its own, and how a machine uses it."""
     write_line(f"Join token: {answer['join_token']} (expires: {answer['token']['expires_at']})")
+    write_line()
+    write_line("Use this token with mezd identity:")
+    write_line(
+        f"  mezd identity start --auth-server={answer['auth_server']} --join-token={answer['join_token']}"
+    )
 
 
 def write_locked(answer: Any) -> None:

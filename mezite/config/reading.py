@@ -194,6 +194,25 @@ class Section:
         return value
 
 
+    def addresses(self, key: str) -> tuple[str, ...]:
+        """One or several ``host:port``, as a list or separated by commas; empty where there is none."""
+        value = self.values.get(key)
+        if value is None:
+            return ()
+        parts = self.texts(key) if isinstance(value, list) else (self.text(key) or "").split(",")
+        found = tuple(part.strip() for part in parts)
+        if not found:
+            raise self.fault(key, "an empty list names no server; leave the key out")
+        for address in found:
+            try:
+                split_address(address)
+            except InvalidInput as error:
+                raise self.fault(key, str(error)) from None
+        if len(set(found)) < len(found):
+            raise self.fault(key, "an address stands twice")
+        return found
+
+
 def split_address(text: str, default_port: int | None = None) -> tuple[str, int]:
     """Host and port of ``host:port`` or ``[v6]:port``; the port may be left out
     where there is a default.  Raises :class:`InvalidInput`."""

@@ -75,7 +75,8 @@ class ServerConfig:
     database: DatabaseConfig
     listen_host: str
     listen_port: int
-    public_addr: str
+    public_addrs: tuple[str, ...]
+    """This server's own address, and behind it those of others on the same database."""
     workers: int
     """Processes that serve machines; 1: the server's own."""
     admin_socket: Path
@@ -96,7 +97,8 @@ class ServerConfig:
 
     @property
     def public_host(self) -> str:
-        return split_address(self.public_addr)[0]
+        """What TLS names this server by."""
+        return split_address(self.public_addrs[0])[0]
 
     @classmethod
     def load(cls, path: Path | None, environ: Mapping[str, str], uid: int) -> ServerConfig:
@@ -146,7 +148,7 @@ class ServerConfig:
             database=DatabaseConfig.from_section(top.section("database")),
             listen_host=listen_host,
             listen_port=listen_port,
-            public_addr=auth.address("public_addr") or _reachable(listen_host, listen_port, host_name),
+            public_addrs=auth.addresses("public_addr") or (_reachable(listen_host, listen_port, host_name),),
             workers=auth.number("workers", 1, MAX_WORKERS, 1),
             admin_socket=Path(auth.text("admin_socket") or default_socket).expanduser().absolute(),
             admin_group=auth.text("admin_group"),

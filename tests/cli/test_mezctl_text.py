@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 
+from mezite.config import daemon
 from mezite.core.model import LockKind, Node
 from mezite.core.request import TokenText
 from tests.auth.test_admin_instances import final_lock, fork
@@ -59,15 +60,34 @@ def test_several_roles_are_given_with_commas_or_one_by_one(terminal: Terminal) -
         assert told.startswith(f"Bot created: {name} (roles: ci-deployer, backup)\n")
 
 
-def test_a_new_token_is_one_line(terminal: Terminal) -> None:
+def test_a_new_token_has_a_line_of_its_own_and_the_command_that_uses_it(terminal: Terminal) -> None:
     terminal.bot()
+    join = r"  mezd identity start --auth-server=auth\.example\.com:3025 --join-token=\1"
     for words in (
         ("bots", "rotate-token", "github-deploy"),
         ("tokens", "create", "--bot=github-deploy"),
         ("tokens", "create", "--bot=github-deploy", "--uses=3", "--ttl=1h"),
     ):
         told = terminal.told(*words)
-        assert re.fullmatch(rf"Join token: {TOKEN} \(expires: 2026-03-24T15:00:00Z\)\n", told)
+        first = rf"Join token: ({TOKEN}) \(expires: 2026-03-24T15:00:00Z\)"
+        assert re.fullmatch(rf"{first}\n\nUse this token with mezd identity:\n{join}\n", told)
+
+
+def test_the_command_names_every_server(terminal: Terminal) -> None:
+    """As mezd takes them."""
+    both = "a.example.com:3025,b.example.com:3025"
+    object.__setattr__(terminal.auth.context.cluster, "public_addr", both)
+    terminal.bot()
+    for words in (
+        ("bots", "add", "--name=x", "--roles=ci-deployer"),
+        ("bots", "rotate-token", "github-deploy"),
+        ("tokens", "create", "--bot=github-deploy"),
+    ):
+        command = terminal.told(*words).splitlines()[-1].split()
+        flags = dict(word.removeprefix("--").split("=") for word in command[3:])
+        found = daemon.load({key.replace("-", "_"): value for key, value in flags.items()}, {}, 1000)
+        assert found.auth_servers == (("a.example.com", 3025), ("b.example.com", 3025))
+        assert json.loads(terminal.told("status", "--format=json"))["public_addr"] == both
 
 
 def test_bots_ls(terminal: Terminal) -> None:

@@ -112,6 +112,38 @@ def test_the_environment_is_over_the_file(tmp_path: Path) -> None:
     assert "sesame" not in repr(config)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.example.com:3025", ("a.example.com:3025",)),
+        ("[a.example.com:3025, 'b.example.com:3025']", ("a.example.com:3025", "b.example.com:3025")),
+        ("a.example.com:3025, b.example.com:3025", ("a.example.com:3025", "b.example.com:3025")),
+    ],
+)
+def test_several_public_addresses_with_the_servers_own_one_first(
+    text: str, expected: tuple[str, ...]
+) -> None:
+    config = load(f"auth: {{public_addr: {text!r}}}" if "[" not in text else f"auth: {{public_addr: {text}}}")
+    assert config.public_addrs == expected
+    assert config.public_host == "a.example.com"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("[]", "an empty list"),
+        ("[a]", "host:port"),
+        ("'a:1,'", "host:port"),
+        ("'a:1,a:1'", "twice"),
+        ("[1]", "expected a list of texts"),
+        ("{a: 1}", "expected a text"),
+    ],
+)
+def test_a_public_address_that_is_none_is_told(value: str, told: str) -> None:
+    with pytest.raises(UsageError, match=rf"m.yaml: auth\.public_addr: .*{told}"):
+        load(f"auth: {{public_addr: {value}}}")
+
+
 def test_the_node_is_reached_where_it_listens() -> None:
     config = load("ssh: {enabled: true, node_name: node1, listen_addr: '127.0.0.1:3022'}")
     assert config.ssh is not None
