@@ -242,14 +242,25 @@ class AuthServer(MultiService):
         from mezite.admin.backup_methods import backup_methods
         from mezite.admin.ca_methods import ca_methods
         from mezite.admin.protocol import SocketService
+        from mezite.admin.status_methods import ServerFacts, status_methods
         from mezite.auth.timekeeping import HEARTBEAT
         from mezite.upkeep import Upkeep
 
         config, machines = self._config, self._machines
-        methods = auth_methods(
-            core.context, core.run, guard=core.guard, refusals=lambda: machines.refusals,
-            encrypted=core.loaded.encrypted,
+        upkeep = Upkeep(
+            core.context, core.storage, core.doorway, core.guard, config.audit_keep,
+            reactor=self._reactor, is_serving=lambda: machines.is_serving, mark=core.database.noted,
         )
+        methods = auth_methods(core.context, core.run)
+        methods |= status_methods(core.context, core.run, core.guard, ServerFacts(
+            started_at=core.clock(),
+            workers=config.workers,
+            driver=config.database.driver,
+            database=str(core.database.file or core.database.where),
+            refusals=lambda: machines.refusals,
+            is_encrypted=lambda: core.loaded.encrypted,
+            not_ready_reason=upkeep.not_ready_reason,
+        ))
         methods |= ca_methods(core.context, core.run, config.ca_key_passphrase, core.reload_authorities)
         methods |= backup_methods(core.context, core.run, core.database.back_up, config.data_dir)
         SocketService(
@@ -257,10 +268,6 @@ class AuthServer(MultiService):
         ).setServiceParent(self)
         if config.ssh is not None:
             self._compose_node(config.ssh, core)
-        upkeep = Upkeep(
-            core.context, core.storage, core.doorway, core.guard, config.audit_keep,
-            reactor=self._reactor, is_serving=lambda: machines.is_serving, mark=core.database.noted,
-        )
         if config.diag is not None:
             from mezite.diagnostics import DiagnosticsService
             from mezite.server_metrics import ServerMetrics

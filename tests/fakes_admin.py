@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from mezite.admin import jsonrpc
 from mezite.admin.auth_methods import auth_methods
 from mezite.admin.caller import Caller
+from mezite.admin.status_methods import ServerFacts, status_methods
 from mezite.auth.timekeeping import ClockGuard
 from mezite.errors import MeziteError
 from mezite.storage.interface import Transaction
@@ -49,9 +50,15 @@ class Admin:
             submit = auth.storage.write if write else auth.storage.read
             return submit(use_case).result(10)
 
-        self.methods = auth_methods(
-            auth.context, run, guard=self.guard, refusals=lambda: self.refusals, encrypted=False
+        async def not_ready_reason() -> str | None:
+            return self.guard.fault()
+
+        facts = ServerFacts(
+            started_at=auth.now, workers=1, driver="sqlite", database=":memory:",
+            refusals=lambda: self.refusals, is_encrypted=lambda: False, not_ready_reason=not_ready_reason,
         )
+        self.methods = auth_methods(auth.context, run)
+        self.methods |= status_methods(auth.context, run, self.guard, facts)
 
     def call(self, method: str, caller: Caller = ROOT, **params: Any) -> Any:
         return finish(self.methods[method](caller, params))

@@ -12,7 +12,6 @@ from mezite.admin.records import Object
 from mezite.auth import admin, admin_bots, admin_instances, admin_locks, admin_tokens, restore
 from mezite.auth.admin_tokens import DEFAULT_TOKEN_TTL
 from mezite.auth.context import Context, Operator, Transaction
-from mezite.auth.timekeeping import ClockGuard
 from mezite.core.model import DEFAULT_RENEWABLE_FOR, LockKind, LockTarget
 from mezite.core.roles import Role
 from mezite.errors import InvalidInput
@@ -30,16 +29,9 @@ class Run(Protocol):
     def __call__(self, use_case: Callable[[Transaction], T], *, write: bool) -> Awaitable[T]: ...
 
 
-def auth_methods(
-    context: Context, run: Run, *, guard: ClockGuard, refusals: Callable[[], Mapping[str, int]],
-    encrypted: bool,
-) -> dict[str, Method]:
-    """The table for :class:`~mezite.admin.protocol.SocketService`.
-
-    *refusals* gives them counted by reason; *encrypted* says whether the CA keys
-    lie encrypted in the database.
-    """
-    methods = _Methods(context, run, guard, refusals, encrypted)
+def auth_methods(context: Context, run: Run) -> dict[str, Method]:
+    """The table for :class:`~mezite.admin.protocol.SocketService`, status_methods.py aside."""
+    methods = _Methods(context, run)
     return {
         "bots.add": methods.bots_add,
         "bots.ls": methods.bots_ls,
@@ -67,22 +59,14 @@ def auth_methods(
         "nodes.ls": methods.nodes_ls,
         "ca.export": methods.ca_export,
         "audit.ls": methods.audit_ls,
-        "status": methods.status,
-        "clock.accept": methods.clock_accept,
         "restore": methods.restore,
     }
 
 
 class _Methods:
-    def __init__(
-        self, context: Context, run: Run, guard: ClockGuard, refusals: Callable[[], Mapping[str, int]],
-        encrypted: bool,
-    ) -> None:
+    def __init__(self, context: Context, run: Run) -> None:
         self._context = context
         self._run = run
-        self._guard = guard
-        self._refusals = refusals
-        self._encrypted = encrypted
 
     async def _read(self, use_case: Callable[[Transaction], T]) -> T:
         return await self._run(use_case, write=False)
@@ -327,18 +311,6 @@ class _Methods:
         )
         following = str(found[-1].id) if len(found) == limit else None
         return records.page("events", ((str(one.id), records.event(one)) for one in found), following)
-
-    async def status(self, caller: Caller, values: Mapping[str, Any]) -> Object:
-        Params(values)
-        found = await self._read(lambda tx: admin.status(self._context, tx))
-        return records.status(
-            found, clock_fault=self._guard.fault(), refusals=self._refusals(), encrypted=self._encrypted
-        )
-
-    async def clock_accept(self, caller: Caller, values: Mapping[str, Any]) -> Object:
-        Params(values)
-        accepted = await self._write(caller, admin.accept_clock, self._guard)
-        return {"server_time": records.when(accepted)}
 
     async def restore(self, caller: Caller, values: Mapping[str, Any]) -> Object:
         since = Params(values, "since").moment("since")

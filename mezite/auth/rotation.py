@@ -99,6 +99,25 @@ def rotate(
     return Rotated(kind, following, shown, after, None if after is None else now + grace)
 
 
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """A rotation that wants another step."""
+
+    kind: CaType
+    stage: Stage
+    """The last one taken."""
+    at: datetime
+    next_stage: Stage
+
+
+def under_way(tx: Transaction) -> tuple[UnderWay, ...]:
+    last = {kind: _last_step(tx, kind) for kind in CaType}
+    return tuple(
+        UnderWay(kind, step.stage, step.at, _FOLLOWING[step.stage])
+        for kind, step in last.items() if step is not None and step.stage is not Stage.RETIRE
+    )
+
+
 _FOLLOWING = {Stage.ANNOUNCE: Stage.SWITCH, Stage.SWITCH: Stage.RETIRE, Stage.RETIRE: Stage.ANNOUNCE}
 
 

@@ -1,4 +1,4 @@
-"""`mezctl status`, `nodes` and `ca`."""
+"""`mezctl nodes` and `ca`."""
 
 from __future__ import annotations
 
@@ -6,92 +6,8 @@ from typing import Any
 
 import click
 
-from mezite.cli import output
 from mezite.cli.asking import Asking, Command, Group, paged, pass_asking
 from mezite.cli.output import hint, write_line
-from mezite.cli.tables import asked_line
-
-# --- status --------------------------------------------------------------------------------
-
-
-@click.command("status", cls=Command)
-@click.option(
-    "--accept-clock", is_flag=True,
-    help="Say that the server's clock is right as it stands, after a jump for which it refuses everybody.",
-)
-@pass_asking
-def status(asking: Asking, accept_clock: bool) -> None:
-    """The cluster at a glance, and what in it wants your eye."""
-    if accept_clock:
-        asking.call("clock.accept")
-    asking.show(asking.call("status"), _write_status)
-
-
-_NOUNS = ("roles", "bots", "instances", "tokens", "events")
-
-
-def _write_status(answer: Any) -> None:
-    counts = answer["counts"]
-    output.details(
-        {
-            "Cluster": f"{answer['cluster_name']} ({answer['cluster_uuid']})",
-            "Version": answer["version"],
-            "Address": answer["public_addr"],
-            "Server time": answer["server_time"],
-            "Clock": answer["clock_fault"] or "good",
-            "CA keys": "encrypted" if answer["ca_keys_encrypted"] else "not encrypted",
-            **{noun.capitalize(): counts[noun] for noun in _NOUNS},
-            "Active locks": answer["active_locks"],
-        }
-    )
-    write_line()
-    output.table(
-        {
-            "CA": lambda ca: ca["type"],
-            "STATE": lambda ca: ca["state"],
-            "FINGERPRINT": lambda ca: ca["fingerprint"],
-            "CREATED": lambda ca: ca["created_at"],
-        },
-        answer["authorities"],
-    )
-    if answer["refusals"]:
-        write_line()
-        write_line("Refusals since the server started:")
-        output.details(dict(sorted(answer["refusals"].items())), indent="  ")
-    _write_alarms(answer)
-
-
-def _write_alarms(answer: Any) -> None:
-    forked = [lock for lock in answer["locks"] if lock["reason"] == "generation_mismatch"]
-    ahead, older = answer["ahead"], answer["older_copy"]
-    asked = answer["prove_asked"]
-    if not (answer["clock_fault"] or forked or answer["reused_tokens"] or ahead or older or asked):
-        return
-    write_line()
-    write_line("Look at this:")
-    if answer["clock_fault"] is not None:
-        write_line(
-            f"  {answer['clock_fault']}: joins and renewals are refused; set the clock, or if it is right: "
-            "mezctl status --accept-clock"
-        )
-    if older is not None:
-        write_line(f"  {older['message']}; it voids the tokens and shows what is missing")
-    if ahead is not None:
-        write_line(
-            f"  the database is older than its machines ({len(ahead['instances'])} ahead, the last one at "
-            f"{ahead['last_at']}); if it was put back from a copy: mezctl restore"
-        )
-    for lock in forked:
-        write_line(f"  instance {lock['target']} is locked for good (generation_mismatch): {lock['message']}")
-    for event in asked:
-        write_line(f"  instance {event['resource_name']}: {asked_line(event)}")
-    for event in answer["reused_tokens"]:
-        made = event["fields"].get("instance", "")
-        write_line(
-            f"  {event['timestamp']} token_reused: {event['message']} from {event['client_ip']}; instance "
-            f"{made} had joined by it, if that was a stranger: mezctl instances lock {made}"
-        )
-
 
 # --- nodes ---------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from mezite.cli.asking import PROGRAM, Asking, LazyProgram
 from mezite.cli.output import FORMATS
 
 _COMMANDS = {
-    "status": ("mezite.cli.ctl_cluster", "The cluster at a glance."),
+    "status": ("mezite.cli.ctl_status", "How the server is, and what in it wants your eye."),
     "roles": ("mezite.cli.ctl_roles", "Roles: where bots may log in, as whom, for how long."),
     "bots": ("mezite.cli.ctl_bots", "Bots: machine identities and their first join token."),
     "tokens": ("mezite.cli.ctl_tokens", "Further join tokens."),

@@ -288,12 +288,14 @@ def test_status(terminal: Terminal) -> None:
     told = terminal.told("status")
     uuid = terminal.auth.context.cluster.uuid
     assert told.startswith(f"""\
+State:         ready
 Cluster:       example ({uuid})
-Version:       0.1.0
+Version:       0.1.0, since 2026-03-24T14:00:00Z
 Address:       auth.example.com:3025
 Server time:   2026-03-24T14:00:00Z
 Clock:         good
-CA keys:       not encrypted
+Database:      sqlite, :memory:
+CA keys:       not encrypted: whoever copies the database is the CA
 Roles:         1
 Bots:          0
 Instances:     0
@@ -316,16 +318,22 @@ def test_status_tells_what_wants_an_eye(terminal: Terminal) -> None:
     terminal.auth.write(terminal.admin.guard.commit)
     terminal.auth.advance(hours=-2)
     told = terminal.told("status")
-    assert "Refusals since the server started:\n  token_used:  1\n" in told
+    assert (
+        "Refusals since the server started:\n"
+        "  REASON      TIMES  WHAT IT MEANS\n"
+        "  token_used  1      somebody had joined by it already; who: mezctl audit ls --type=token_reused\n"
+    ) in told
+    assert told.startswith("State:         NOT READY: the server's clock is 2h behind its last commit\n")
     alarms = told.partition("Look at this:\n")[2].splitlines()
-    assert alarms[0] == (
-        "  the server's clock is 2h behind its last commit: joins and renewals are refused; "
-        "set the clock, or if it is right: mezctl status --accept-clock"
-    )
+    assert alarms[:2] == [
+        "  the server's clock is 2h behind its last commit: joins and renewals are refused",
+        "    -> set the clock, or if it is right: mezctl status --accept-clock",
+    ]
     told = f"  instance {machine.instance_id} is locked for good (generation_mismatch): "
-    assert alarms[1].startswith(told)
-    assert alarms[2].startswith("  2026-03-24T14:00:00Z token_reused: ")
-    assert alarms[2].endswith(f"mezctl instances lock {machine.instance_id}")
+    assert alarms[2].startswith(told)
+    assert alarms[3].endswith(f"mezctl instances rm {machine.instance_id}")
+    assert alarms[4].startswith("  2026-03-24T14:00:00Z token_reused: ")
+    assert alarms[5] == f"    -> if that was a stranger: mezctl instances lock {machine.instance_id}"
     assert "Clock:         good\n" in terminal.told("status", "--accept-clock")
 
 
