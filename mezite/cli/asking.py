@@ -26,6 +26,7 @@ class Asking:
     def __init__(self, socket: str | None, format: str) -> None:
         self.socket = socket or os.environ.get("MEZITE_ADMIN_SOCKET") or None
         self.format = format
+        self.timeout: float = client.TIMEOUT_SECONDS
         self._explicit = socket
         self._server: client.Client | None = None
 
@@ -38,7 +39,7 @@ class Asking:
         """The auth server's socket: the one named, or the first default one where it listens."""
         if self._server is None:
             sockets = self.socket.split(",") if self.socket else _default_sockets()
-            self._server = client.connect(sockets, remedy=_SERVER_REMEDY)
+            self._server = client.connect(sockets, remedy=_SERVER_REMEDY, timeout=self.timeout)
         return self._server
 
     def daemon(self) -> client.Client:
@@ -112,14 +113,15 @@ def paged(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _set_format(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
-    if value is not None:
-        ctx.find_root().obj.format = value
+    asking = ctx.find_root().obj
+    if value is not None and asking is not None:  # None: a shell completes the line
+        asking.format = value
 
 
 def _set_socket(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     if value is not None:
         root = ctx.find_root()
-        root.obj = Asking(value, root.obj.format)
+        root.obj = Asking(value, root.obj.format if root.obj is not None else "text")
         ctx.obj = root.obj
 
 
@@ -160,6 +162,16 @@ class LazyProgram(Program, Group):
         module = importlib.import_module(self._lazy[cmd_name][0])
         command: click.Command = getattr(module, cmd_name)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        """The commands, without importing them, and the options."""
+        from click.shell_completion import CompletionItem
+
+        found = [
+            CompletionItem(name, help=told) for name, (_, told) in self._lazy.items()
+            if name.startswith(incomplete)
+        ]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -13,6 +13,7 @@ import click
 from mezite.cli import output
 from mezite.cli.asking import Asking, Group, pass_asking
 from mezite.cli.failures import safe
+from mezite.cli.names import event_types
 from mezite.cli.output import hint
 from mezite.errors import Unreachable
 
@@ -31,7 +32,8 @@ def audit() -> None:
 
 
 @audit.command("ls")
-@click.option("--type", "type_name", metavar="TYPE", help="Only events of this type, such as bot.created.")
+@click.option("--type", "type_name", metavar="TYPE", help="Only events of this type, such as bot.created.",
+              shell_complete=event_types)
 @click.option("--resource", metavar="NAME", help="Only events on this bot, instance, token, role or lock.")
 @click.option(
     "--limit", type=click.IntRange(1, 1000), metavar="N", help=f"How many at most; default {_SHOWN}."

@@ -9,10 +9,11 @@ import click
 
 from mezite.cli.asking import Asking, Command, pass_asking
 from mezite.cli.output import details, hint, write_line
+from mezite.cli.program import files
 
 
 @click.command("backup", cls=Command)
-@click.argument("file", metavar="FILE")
+@click.argument("file", metavar="FILE", shell_complete=files)
 @pass_asking
 def backup(asking: Asking, file: str) -> None:
     """Copy the database to a new FILE on the server's host, while the server runs.

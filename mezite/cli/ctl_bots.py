@@ -8,6 +8,7 @@ import click
 
 from mezite.cli import output
 from mezite.cli.asking import Asking, Group, paged, pass_asking
+from mezite.cli.names import names, several_names
 from mezite.cli.output import hint, write_line, write_prose
 from mezite.cli.tables import INSTANCES, TOKENS, state, write_locked, write_token
 from mezite.cli.terminal import BAD
@@ -38,7 +39,8 @@ def _split(values: tuple[str, ...]) -> list[str]:
 
 @bots.command("add")
 @click.option("--name", required=True, help="Name of the bot.")
-@click.option("--roles", required=True, multiple=True, metavar="ROLE[,ROLE]", help="Its roles.")
+@click.option("--roles", required=True, multiple=True, metavar="ROLE[,ROLE]", help="Its roles.",
+              shell_complete=several_names("roles"))
 @click.option("--token-ttl", metavar="DURATION", help="How long the join token is good; default 1h.")
 @click.option("--uses", type=int, metavar="N", help="How many machines the token admits; default 1.")
 @click.option("--ttl", metavar="DURATION", help="TTL of certificates where the machine asks for none; "
@@ -100,7 +102,7 @@ def ls(asking: Asking, limit: int | None, after: str | None) -> None:
 
 
 @bots.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=names("bots"))
 @pass_asking
 def show(asking: Asking, name: str) -> None:
     """Show a bot with its locks, tokens and instances."""
@@ -137,7 +139,7 @@ def _write_bot(bot: Any) -> None:
 
 
 @bots.command("rotate-token")
-@click.argument("name")
+@click.argument("name", shell_complete=names("bots"))
 @click.option("--token-ttl", "--ttl", metavar="DURATION", help="How long the new token is good; default 1h.")
 @pass_asking
 def rotate_token(asking: Asking, name: str, token_ttl: str | None) -> None:
@@ -149,7 +151,7 @@ def rotate_token(asking: Asking, name: str, token_ttl: str | None) -> None:
 
 
 @bots.command("rm")
-@click.argument("name")
+@click.argument("name", shell_complete=names("bots"))
 @pass_asking
 def rm(asking: Asking, name: str) -> None:
     """Remove a bot, its instances and its tokens.
@@ -172,7 +174,7 @@ def _write_removed(answer: Any) -> None:
 
 
 @bots.command("lock")
-@click.argument("name")
+@click.argument("name", shell_complete=names("bots"))
 @click.option("--reason", metavar="TEXT", help="Why; shown to whoever is refused, and in the audit log.")
 @click.option("--ttl", metavar="DURATION", help="How long; default: until unlocked.")
 @pass_asking
@@ -185,7 +187,7 @@ def lock(asking: Asking, name: str, reason: str | None, ttl: str | None) -> None
 
 
 @bots.command("unlock")
-@click.argument("name")
+@click.argument("name", shell_complete=names("bots"))
 @pass_asking
 def unlock(asking: Asking, name: str) -> None:
     """Let a locked bot go on."""

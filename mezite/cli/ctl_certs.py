@@ -12,6 +12,7 @@ import click
 from mezite.cli import output
 from mezite.cli.asking import Asking, Group, pass_asking
 from mezite.cli.identity_text import length
+from mezite.cli.program import files
 from mezite.cli.terminal import BAD, GOOD, Marked
 from mezite.errors import CertificateRejected, InvalidInput, UsageError
 
@@ -27,8 +28,9 @@ def certs() -> None:
 
 
 @certs.command("inspect")
-@click.argument("file")
-@click.option("--ca", metavar="FILE", help="Public keys of CAs; exit code 3 if none of them has signed it.")
+@click.argument("file", shell_complete=files)
+@click.option("--ca", metavar="FILE", help="Public keys of CAs; exit code 3 if none of them has signed it.",
+              shell_complete=files)
 @pass_asking
 def inspect(asking: Asking, file: str, ca: str | None) -> None:
     """Show an OpenSSH certificate: a -cert.pub file, an identity's directory, or - for standard input."""

@@ -9,6 +9,7 @@ import click
 
 from mezite.cli.asking import Asking, Command, Group, pass_asking
 from mezite.cli.output import details, hint, write_line
+from mezite.cli.program import files
 
 MOVED = ".moved"
 
@@ -23,8 +24,9 @@ def db() -> None:
 @click.option("--to", "target", type=click.Choice(["postgres"]), required=True, help="What it is to be.")
 @click.option("--config", metavar="FILE",
               help="The server's configuration, with database.driver postgres already; default: "
-                   "/etc/mezite/mezite.yaml.")
-@click.option("--file", metavar="FILE", help="The SQLite file; default: mezite.db in the data_dir.")
+                   "/etc/mezite/mezite.yaml.", shell_complete=files)
+@click.option("--file", metavar="FILE", help="The SQLite file; default: mezite.db in the data_dir.",
+              shell_complete=files)
 @pass_asking
 def migrate(asking: Asking, source: str, target: str, config: str | None, file: str | None) -> None:
     """Move everything from the SQLite file into an empty PostgreSQL database.

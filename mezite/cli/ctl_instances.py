@@ -8,6 +8,7 @@ import click
 
 from mezite.cli import output
 from mezite.cli.asking import Asking, Group, paged, pass_asking
+from mezite.cli.names import names
 from mezite.cli.output import hint, write_line, write_prose
 from mezite.cli.tables import INSTANCES, asked_line, state, write_locked
 from mezite.cli.terminal import BAD, SOON
@@ -28,7 +29,7 @@ def instances() -> None:
 
 
 @instances.command("ls")
-@click.option("--bot", help="Only those of this bot.")
+@click.option("--bot", help="Only those of this bot.", shell_complete=names("bots"))
 @paged
 @pass_asking
 def ls(asking: Asking, bot: str | None, limit: int | None, after: str | None) -> None:
@@ -40,7 +41,7 @@ def ls(asking: Asking, bot: str | None, limit: int | None, after: str | None) ->
 
 
 @instances.command("show")
-@click.argument("instance_id", metavar="ID")
+@click.argument("instance_id", metavar="ID", shell_complete=names("instances"))
 @pass_asking
 def show(asking: Asking, instance_id: str) -> None:
     """Show an instance, its keys' fingerprints and its locks."""
@@ -76,7 +77,7 @@ def _write_instance(instance: Any) -> None:
 
 
 @instances.command("lock")
-@click.argument("instance_id", metavar="ID")
+@click.argument("instance_id", metavar="ID", shell_complete=names("instances"))
 @click.option("--reason", metavar="TEXT", help="Why; shown to whoever is refused, and in the audit log.")
 @click.option("--ttl", metavar="DURATION", help="How long; default: until unlocked.")
 @pass_asking
@@ -86,7 +87,7 @@ def lock(asking: Asking, instance_id: str, reason: str | None, ttl: str | None) 
 
 
 @instances.command("unlock")
-@click.argument("instance_id", metavar="ID")
+@click.argument("instance_id", metavar="ID", shell_complete=names("instances"))
 @click.option(
     "--keep-key", metavar="FINGERPRINT",
     help="After a fork: the lineage key (SHA256:…) whose holder goes on.",
@@ -110,7 +111,7 @@ def _write_unlocked(answer: Any) -> None:
 
 
 @instances.command("recover")
-@click.argument("instance_id", metavar="ID")
+@click.argument("instance_id", metavar="ID", shell_complete=names("instances"))
 @pass_asking
 def recover(asking: Asking, instance_id: str) -> None:
     """Let an expired instance renew once more; then it goes on as usual.
@@ -125,7 +126,7 @@ def recover(asking: Asking, instance_id: str) -> None:
 
 
 @instances.command("rm")
-@click.argument("instance_id", metavar="ID")
+@click.argument("instance_id", metavar="ID", shell_complete=names("instances"))
 @pass_asking
 def rm(asking: Asking, instance_id: str) -> None:
     """Remove an instance; its machine needs a new token.

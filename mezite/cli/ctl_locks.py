@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mezite.cli.asking import Asking, Group, paged, pass_asking
+from mezite.cli.names import names
 from mezite.cli.output import write_line
 from mezite.cli.tables import write_locked
 from mezite.errors import UsageError
@@ -32,11 +33,11 @@ def locks() -> None:
 
 
 @locks.command("add")
-@click.option("--bot", metavar="NAME", help="All machines of a bot.")
-@click.option("--instance", metavar="ID", help="One machine.")
-@click.option("--role", metavar="NAME", help="Every bot that has a role.")
+@click.option("--bot", metavar="NAME", help="All machines of a bot.", shell_complete=names("bots"))
+@click.option("--instance", metavar="ID", help="One machine.", shell_complete=names("instances"))
+@click.option("--role", metavar="NAME", help="Every bot that has a role.", shell_complete=names("roles"))
 @click.option("--login", metavar="NAME", help="An OS login, for everybody.")
-@click.option("--node", metavar="NAME", help="A node, for everybody.")
+@click.option("--node", metavar="NAME", help="A node, for everybody.", shell_complete=names("nodes"))
 @click.option("--reason", metavar="TEXT", help="Why; shown to whoever is refused, and in the audit log.")
 @click.option("--ttl", metavar="DURATION", help="How long; default: until removed.")
 @pass_asking
@@ -62,7 +63,7 @@ def ls(asking: Asking, ended: bool, limit: int | None, after: str | None) -> Non
 
 
 @locks.command("rm")
-@click.argument("lock_id", metavar="ID")
+@click.argument("lock_id", metavar="ID", shell_complete=names("locks"))
 @pass_asking
 def rm(asking: Asking, lock_id: str) -> None:
     """Remove a lock.

@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 from mezite.cli.asking import Asking, Group, paged, pass_asking
+from mezite.cli.names import names
 from mezite.cli.output import write, write_line
+from mezite.cli.program import files
 from mezite.errors import InvalidInput, UsageError
 
 
@@ -36,7 +38,8 @@ def roles() -> None:
 
 
 @roles.command("create")
-@click.option("--from-file", required=True, metavar="FILE", help="YAML or JSON; - for standard input.")
+@click.option("--from-file", required=True, metavar="FILE", help="YAML or JSON; - for standard input.",
+              shell_complete=files)
 @pass_asking
 def create(asking: Asking, from_file: str) -> None:
     """Create a role from a file, or put it in place of the one of its name.
@@ -119,7 +122,7 @@ def ls(asking: Asking, limit: int | None, after: str | None) -> None:
 
 
 @roles.command("get")
-@click.argument("name")
+@click.argument("name", shell_complete=names("roles"))
 @pass_asking
 def get(asking: Asking, name: str) -> None:
     """Print a role as `roles create` takes it back."""
@@ -134,7 +137,7 @@ def get(asking: Asking, name: str) -> None:
 
 
 @roles.command("delete")
-@click.argument("name")
+@click.argument("name", shell_complete=names("roles"))
 @pass_asking
 def delete(asking: Asking, name: str) -> None:
     """Delete a role that no bot uses."""

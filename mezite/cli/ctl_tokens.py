@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mezite.cli.asking import Asking, Group, paged, pass_asking
+from mezite.cli.names import names
 from mezite.cli.output import write_line
 from mezite.cli.tables import TOKENS, write_token
 
@@ -18,7 +19,7 @@ def tokens() -> None:
 
 
 @tokens.command("create")
-@click.option("--bot", required=True, help="Name of the bot.")
+@click.option("--bot", required=True, help="Name of the bot.", shell_complete=names("bots"))
 @click.option("--uses", type=int, metavar="N", help="How many machines it admits; default 1.")
 @click.option("--ttl", "--token-ttl", metavar="DURATION", help="How long it is good; default 1h.")
 @pass_asking
@@ -28,7 +29,7 @@ def create(asking: Asking, bot: str, uses: int | None, ttl: str | None) -> None:
 
 
 @tokens.command("ls")
-@click.option("--bot", help="Only those of this bot.")
+@click.option("--bot", help="Only those of this bot.", shell_complete=names("bots"))
 @paged
 @pass_asking
 def ls(asking: Asking, bot: str | None, limit: int | None, after: str | None) -> None:
@@ -40,7 +41,7 @@ def ls(asking: Asking, bot: str | None, limit: int | None, after: str | None) ->
 
 
 @tokens.command("rm")
-@click.argument("token_id", metavar="ID")
+@click.argument("token_id", metavar="ID", shell_complete=names("tokens"))
 @pass_asking
 def rm(asking: Asking, token_id: str) -> None:
     """Delete a token; machines that joined by it go on."""

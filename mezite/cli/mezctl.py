@@ -11,6 +11,7 @@ import click
 from mezite import __version__
 from mezite.cli.asking import PROGRAM, Asking, LazyProgram
 from mezite.cli.output import FORMATS
+from mezite.cli.program import files
 
 _COMMANDS = {
     "status": ("mezite.cli.ctl_status", "How the server is, and what in it wants your eye."),
@@ -27,6 +28,7 @@ _COMMANDS = {
     "db": ("mezite.cli.ctl_db", "The database itself: move it to PostgreSQL."),
     "restore": ("mezite.cli.ctl_restore", "Say that the database was put back from a backup."),
     "identity": ("mezite.cli.ctl_identity", "The daemon on this machine: its state; renew now."),
+    "completion": ("mezite.cli.completion_command", "What makes a shell complete commands and names."),
 }
 
 
@@ -46,6 +48,7 @@ Exit codes: 0 done, 1 failed (unreachable), 2 asked wrongly, 3 refused.""",
 @click.option(
     "--socket",
     metavar="PATH",
+    shell_complete=files,
     help="The unix socket to ask; of several, by commas, the first that answers.  Default: "
     "MEZITE_ADMIN_SOCKET, or /run/mezite/admin.sock, or admin.sock in the server's data directory.",
 )

@@ -16,9 +16,10 @@ import click
 
 import mezite
 from mezite.cli import failures
+from mezite.cli.completion_command import completion
 from mezite.cli.mezd_doctor import doctor
 from mezite.cli.output import FORMATS
-from mezite.cli.program import Program
+from mezite.cli.program import Program, directories, files
 from mezite.config import daemon, paths
 from mezite.errors import MeziteError, StateFailure, UsageError
 
@@ -44,15 +45,18 @@ def identity() -> None:
 
 
 @identity.command()
-@click.option("--config", metavar="FILE", help="YAML with the same keys as the flags below.")
+@click.option("--config", metavar="FILE", shell_complete=files,
+              help="YAML with the same keys as the flags below.")
 @click.option("--auth-server", metavar="HOST[:PORT]",
               help="Address of the auth server, or of several with one database, separated by commas; port "
                    "3025 by default.")
 @click.option("--join-token", "--token", metavar="TOKEN",
               help="One-time token from mezctl; `-` reads it from standard input.  Other users of this "
                    "machine can see a command line: prefer --join-token-file or MEZITE_JOIN_TOKEN.")
-@click.option("--join-token-file", metavar="FILE", help="File that holds the join token.")
-@click.option("--destination", metavar="DIR", help="Directory where the identity's files are written.")
+@click.option("--join-token-file", metavar="FILE", shell_complete=files,
+              help="File that holds the join token.")
+@click.option("--destination", metavar="DIR", shell_complete=directories,
+              help="Directory where the identity's files are written.")
 @click.option("--renewal-interval", metavar="DURATION",
               help="How often to renew, such as 30m; shorter than the certificate's TTL.")
 @click.option("--certificate-ttl", metavar="DURATION",
@@ -62,9 +66,10 @@ def identity() -> None:
               help="What to publish, separated by commas: files (the default), agent for an ssh-agent at "
                    "DIR/agent.sock.")
 @click.option("--ca-pin", metavar="HEX", help="Pin of the server's CA, in place of the token's.")
-@click.option("--ca-file", metavar="FILE",
+@click.option("--ca-file", metavar="FILE", shell_complete=files,
               help="PEM file with the server's CA, in place of a pin; `system` for publicly trusted ones.")
-@click.option("--control-socket", metavar="PATH", help="Unix socket for `mezctl --socket PATH identity …`.")
+@click.option("--control-socket", metavar="PATH", shell_complete=files,
+              help="Unix socket for `mezctl --socket PATH identity …`.")
 @click.option("--diag-addr", metavar="HOST:PORT",
               help="Where to serve /healthz and /readyz over HTTP, such as 127.0.0.1:3082; default: nowhere.")
 @click.option("--log-format", metavar="FORMAT", help="Of what it tells: text (the default), json.")
@@ -83,8 +88,9 @@ def start(**flags: Any) -> None:
 
 
 @identity.command()
-@click.option("--destination", metavar="DIR", help="As with start; default: the one written last.")
-@click.option("--control-socket", metavar="PATH", help="As with start.")
+@click.option("--destination", metavar="DIR", shell_complete=directories,
+              help="As with start; default: the one written last.")
+@click.option("--control-socket", metavar="PATH", shell_complete=files, help="As with start.")
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="text",
               help="text is the default.")
 def status(destination: str | None, control_socket: str | None, format_: str) -> None:
@@ -106,10 +112,10 @@ def status(destination: str | None, control_socket: str | None, format_: str) ->
 
 
 @identity.command()
-@click.option("--config", metavar="FILE", help="As with start.")
-@click.option("--destination", metavar="DIR", help="As with start.")
+@click.option("--config", metavar="FILE", shell_complete=files, help="As with start.")
+@click.option("--destination", metavar="DIR", shell_complete=directories, help="As with start.")
 @click.option("--auth-server", metavar="HOST[:PORT]", help="Default: those that the identity came from.")
-@click.option("--ca-file", metavar="FILE", help="As with start.")
+@click.option("--ca-file", metavar="FILE", shell_complete=files, help="As with start.")
 def leave(**flags: Any) -> None:
     """End this identity, here and on the server.
 
@@ -150,6 +156,7 @@ def leave(**flags: Any) -> None:
 
 
 identity.add_command(doctor)
+main.add_command(completion)
 
 
 def _run(config: daemon.DaemonConfig) -> int:

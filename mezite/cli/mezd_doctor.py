@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mezite.cli import failures, output
+from mezite.cli.program import directories, files
 from mezite.config import daemon
 from mezite.errors import MeziteError, Unreachable
 
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--config", metavar="FILE", help="As with start.")
-@click.option("--destination", metavar="DIR", help="As with start.")
+@click.option("--config", metavar="FILE", shell_complete=files, help="As with start.")
+@click.option("--destination", metavar="DIR", shell_complete=directories, help="As with start.")
 @click.option("--auth-server", metavar="HOST[:PORT]", help="Default: those that the identity came from.")
 @click.option("--ca-pin", metavar="HEX", help="As with start, where there is no identity yet.")
-@click.option("--ca-file", metavar="FILE", help="As with start.")
+@click.option("--ca-file", metavar="FILE", shell_complete=files, help="As with start.")
 @click.option("--node", metavar="NODE", help="Log in to this node, too, and run `true` there.")
 @click.option("--login", metavar="LOGIN", help="The account on NODE; default: the certificate's first login.")
 @click.option("--format", "format_", type=click.Choice(output.FORMATS), default="text",

@@ -12,15 +12,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 import mezite
 from mezite.cli import failures
-from mezite.cli.program import Program
+from mezite.cli.completion_command import completion
+from mezite.cli.program import Program, files
 from mezite.config import paths
 from mezite.errors import MeziteError, UsageError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 PROGRAM = "msh"
 VARIABLE = "MEZITE_IDENTITY"
@@ -32,6 +36,20 @@ _SETS = "sets"
 _NO_DAEMON = "start it with: mezd identity start; an identity of one shot has none"
 
 
+def _known_nodes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The nodes that the identity's ssh_config names, behind whatever login is there."""
+    from click.shell_completion import CompletionItem
+
+    login, at, begins = incomplete.rpartition("@")
+    config = find_identity(ctx.params.get("cert"), os.environ).config
+    lines = config.read_text().splitlines() if config is not None else []
+    hosts = [word for line in lines if line.startswith("Host ") for word in line.split()[1:]]
+    return [
+        CompletionItem(login + at + host) for host in hosts
+        if host.startswith(begins) and not set(host) & set("*?!")
+    ]
+
+
 @click.group(name=PROGRAM, cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(mezite.__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def main() -> None:
@@ -40,10 +58,10 @@ def main() -> None:
 
 @main.command(context_settings={"allow_interspersed_args": False})
 @click.option("--login", metavar="LOGIN", help="The account to log in as; LOGIN@NODE says the same.")
-@click.option("--cert", metavar="PATH",
+@click.option("--cert", metavar="PATH", shell_complete=files,
               help=f"Certificate, or directory of an identity.  Default: {VARIABLE}, "
                    "then what mezd has written last.")
-@click.argument("node")
+@click.argument("node", shell_complete=_known_nodes)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def ssh(login: str | None, cert: str | None, node: str, command: tuple[str, ...]) -> None:
     """Log in to NODE, or run COMMAND there: msh ssh --login=deploy web-1 -- ./deploy.sh"""
@@ -51,7 +69,8 @@ def ssh(login: str | None, cert: str | None, node: str, command: tuple[str, ...]
 
 
 _cert_option = click.option(
-    "--cert", metavar="PATH", help=f"Certificate, or directory of an identity, as with ssh ({VARIABLE})."
+    "--cert", metavar="PATH", shell_complete=files,
+    help=f"Certificate, or directory of an identity, as with ssh ({VARIABLE}).",
 )
 
 
@@ -61,16 +80,17 @@ _cert_option = click.option(
 @click.option("-r", "recursive", is_flag=True, help="Whole directories.")
 @click.option("-p", "preserve", is_flag=True, help="Keep times and modes.")
 @click.option("-q", "quiet", is_flag=True, help="No progress.")
-@click.argument("files", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("what", metavar="FILES...", nargs=-1, required=True, type=click.UNPROCESSED,
+                shell_complete=files)
 def scp(
-    login: str | None, cert: str | None, recursive: bool, preserve: bool, quiet: bool, files: tuple[str, ...]
+    login: str | None, cert: str | None, recursive: bool, preserve: bool, quiet: bool, what: tuple[str, ...]
 ) -> None:
     """Copy files to and from a node.
 
     The last of FILES is where to: msh scp -r site deploy@web-1:/srv/www
     """
     flags = [flag for flag, given in (("-r", recursive), ("-p", preserve), ("-q", quiet)) if given]
-    _exec(scp_argv(login, cert, flags, files, os.environ))
+    _exec(scp_argv(login, cert, flags, what, os.environ))
 
 
 @main.command()
@@ -132,6 +152,9 @@ def _status(found: FoundIdentity, format: str) -> int:
     if shutil.which("ssh-keygen") is not None:
         subprocess.run(["ssh-keygen", "-L", "-f", str(certificate)], check=False)
     return failures.FAILED
+
+
+main.add_command(completion)
 
 
 def _exec(argv: Sequence[str]) -> NoReturn:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from mezite.cli import failures
 from mezite.errors import MeziteError, UsageError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class Program(click.Group):
@@ -18,6 +21,11 @@ class Program(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         kwargs["standalone_mode"] = False
         program = str(kwargs.setdefault("prog_name", self.name))
+        instruction = os.environ.get(f"_{program.upper()}_COMPLETE")
+        if instruction:
+            from mezite.cli import completion
+
+            sys.exit(completion.answer(self, program, instruction))
         try:
             result = super().main(*args, **kwargs)
             # An `Exit` without standalone mode comes back as its code.
@@ -42,6 +50,20 @@ class Program(click.Group):
         except (click.Abort, KeyboardInterrupt):
             code = 130
         sys.exit(code)
+
+
+def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The shell completes names of files."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
+
+
+def directories(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The shell completes names of directories."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="dir")]
 
 
 def _told(error: click.UsageError) -> str:

@@ -260,6 +260,6 @@ def test_it_starts_with_little(terminal: Terminal) -> None:
     done = run("--socket", str(terminal.server.path), "bots", "ls", code=code)
     assert json.loads(done.stdout.splitlines()[-1].replace("'", '"')) == [
         "mezite.admin", "mezite.admin.client", "mezite.cli", "mezite.cli.asking", "mezite.cli.ctl_bots",
-        "mezite.cli.failures", "mezite.cli.mezctl", "mezite.cli.output", "mezite.cli.program",
-        "mezite.cli.tables", "mezite.cli.terminal", "mezite.errors",
+        "mezite.cli.failures", "mezite.cli.mezctl", "mezite.cli.names", "mezite.cli.output",
+        "mezite.cli.program", "mezite.cli.tables", "mezite.cli.terminal", "mezite.errors",
     ]
