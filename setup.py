@@ -26,6 +26,8 @@ setup(
         "mezite.storage": ["schema/*.sql"],
         "mezite.proto": ["mezite/v1/*.proto", "mezite/v1/*.pyi"],
     },
+    # Man pages, where bin/man has written them.
+    data_files=[("share/man/man1", sorted(f"man/{page.name}" for page in (HERE / "man").glob("*.1")))],
     zip_safe=False,
     install_requires=[
         # Conch's private names are used in one file; its tests fail when they move.

@@ -1,0 +1,1 @@
+"""Man pages, written from the programs' own help texts."""
