@@ -139,7 +139,9 @@ def leave(**flags: Any) -> None:
     try:
         durable = state_file.load()
         if durable.held is None:
-            raise UsageError(f"there is no identity in {config.destination}")
+            raise UsageError(
+                f"there is no identity in {config.destination}; name its directory by --destination"
+            )
         given, known = given_trust(config), ServerTrust.from_der(durable.held.trust.server_cas)
         servers = [
             f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -39,7 +39,7 @@ def doctor(node: str | None, login: str | None, format_: str, **flags: Any) -> N
     """
     for name in (node, login):
         if name is not None and (not name or name.startswith("-")):
-            raise click.UsageError(f"{name!r} is no node or login")
+            raise click.UsageError(f"{name!r} is no node or login; give --node=NAME and --login=ACCOUNT")
     findings = _findings(daemon.load(flags, os.environ, os.geteuid()), node, login)
     if format_ == "text":
         _write(findings)

@@ -195,7 +195,7 @@ def ssh_argv(
 def _check_name(what: str, name: str) -> None:
     """Nothing that ssh could take for an option."""
     if not name or name.startswith("-") or not name.isprintable() or " " in name:
-        raise UsageError(f"{name!r} is no {what}")
+        raise UsageError(f"{name!r} is no {what}; give --login=LOGIN NODE, or LOGIN@NODE")
 
 
 def scp_argv(
@@ -308,5 +308,7 @@ def _identity_at(path: Path, source: str) -> FoundIdentity:
     if not path.name.endswith(_SUFFIX):
         raise UsageError(f"{source}: {path} is not a certificate; name the file that ends with {_SUFFIX}")
     if not path.with_name(path.name.removesuffix(_SUFFIX)).is_file():
-        raise UsageError(f"{source}: there is no private key beside {path}")
+        raise UsageError(
+            f"{source}: there is no private key beside {path}; name the directory that mezd keeps"
+        )
     return FoundIdentity(certificate=path)
