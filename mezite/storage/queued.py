@@ -236,7 +236,8 @@ class QueuedStorage:
             newest = 0
             link.give_up()
             if not isinstance(error, StorageFailure):
-                _log.exception("%s: a batch failed", self._source.name, extra={"event": "database.batch_failed"})
+                _log.exception("%s: a batch failed", self._source.name,
+                               extra={"event": "database.batch_failed"})
             link.serials.limit = batch.limit
             batch.fail(error)
         if newest and self._committed is not None:
