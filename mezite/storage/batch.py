@@ -19,7 +19,7 @@ class Batch:
     each has a savepoint of its own.
     """
 
-    def __init__(self, link: Link, jobs: Iterable[Waiter], *, wait: bool = True) -> None:
+    def __init__(self, link: Link, jobs: Iterable[Waiter], *, waits: bool = True) -> None:
         self.failure: BaseException | None = None
         """Why none of it can be committed, where it has been found out already."""
         self.rest: Iterator[Waiter] = iter(jobs)
@@ -31,7 +31,8 @@ class Batch:
         self.limit = link.serials.limit
         """The serials' when the transaction began."""
         self.link = link
-        self._wait = wait
+        self.waits = waits
+        """For another process, where it has to begin anew."""
         self._runs_apart = False
 
     def run_rest(self) -> None:
@@ -56,7 +57,7 @@ class Batch:
         if error is None:
             return
         if not job.is_reading:
-            self.link.undo(wait=self._wait)
+            self.link.undo(wait=self.waits)
             self.link.serials.limit = self.limit
             self._runs_apart = True
             self.calls.clear()

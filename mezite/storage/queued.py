@@ -147,7 +147,7 @@ class QueuedStorage:
                 return
             self._in_use = True
             jobs, self._waiting = self._waiting[:MAX_HERE], self._waiting[MAX_HERE:]
-        batch = Batch(self._writer, jobs, wait=False)
+        batch = Batch(self._writer, jobs, waits=False)
         try:
             has_begun = self._writer.begin(wait=False)
             if has_begun:
@@ -189,7 +189,7 @@ class QueuedStorage:
                 jobs, self._waiting = chain(self._waiting, jobs), []
             self._in_use = True
         if batch is not None:
-            batch.rest = chain(batch.rest, jobs)
+            batch.rest, batch.waits = chain(batch.rest, jobs), True
             self._end(batch)
         else:
             batch = self._run_batch(jobs, self._writer)
