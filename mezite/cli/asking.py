@@ -151,15 +151,15 @@ class LazyProgram(Program, Group):
 
     def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._lazy = lazy
+        self.lazy = lazy
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self._lazy)
+        return list(self.lazy)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self._lazy:
+        if cmd_name not in self.lazy:
             return None
-        module = importlib.import_module(self._lazy[cmd_name][0])
+        module = importlib.import_module(self.lazy[cmd_name][0])
         command: click.Command = getattr(module, cmd_name)
         return command
 
@@ -168,11 +168,11 @@ class LazyProgram(Program, Group):
         from click.shell_completion import CompletionItem
 
         found = [
-            CompletionItem(name, help=told) for name, (_, told) in self._lazy.items()
+            CompletionItem(name, help=told) for name, (_, told) in self.lazy.items()
             if name.startswith(incomplete)
         ]
         return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, told) for name, (_, told) in self._lazy.items()])
+            formatter.write_dl([(name, told) for name, (_, told) in self.lazy.items()])
