@@ -1,6 +1,7 @@
 # Runs under the systemd of boot.sh; says what it has seen as lines of `name: value`.
 trap 'systemctl --force --force poweroff' EXIT
-export PATH=/opt/mezite/bin:$PATH
+export PATH=/opt/mezite/bin:$PATH HOME=/payload/home
+mkdir -p $HOME  # whatever the real one remembers of other identities
 say() { printf '%s: %s\n' "$1" "$2"; }
 value() { systemctl show --property="$2" --value "$1"; }
 certs=/var/lib/mezite/identity/certs
