@@ -19,14 +19,22 @@ import grpc
 import yaml
 
 BIN = Path(sys.executable).parent
-TIMEOUT = 30.0
+TIMEOUT = 60.0
 """Seconds that anything may take before a test gives up: generous, machines are noisy."""
 
 
+_reserved: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that the kernel has just chosen, and nobody holds."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 that the kernel has chosen, and gives to nobody else while this
+    process lives: it stays bound, without listening, and servers bind it by its number
+    (SO_REUSEADDR, which all of them set).  Whoever connects before that is refused."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    _reserved.append(held)
+    return int(held.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout: float = TIMEOUT) -> Any:

@@ -14,9 +14,10 @@ from twisted.conch.ssh.transport import SSHTransportBase
 
 from mezite.certs import keys, wire
 from tests.ssh.client import FAILURE, PK_OK, REQUEST, SERVICE_ACCEPT, SERVICE_REQUEST, SUCCESS, RawClient
+from tests.system.processes import free_port
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
-TIMEOUT = 20.0
+TIMEOUT = 60.0
 
 
 class Sshd:
@@ -32,8 +33,7 @@ class Sshd:
         )
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         options = {
             "Port": self.port, "ListenAddress": "127.0.0.1", "HostKey": directory / "host_key",
             "TrustedUserCAKeys": directory / "cas.pub", "AuthorizedKeysFile": "none", "UsePAM": "no",
@@ -52,11 +52,11 @@ class Sshd:
 
     def close(self) -> None:
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(TIMEOUT)
         assert self._process.stderr is not None
         self._process.stderr.close()
         try:
-            self._drain.wait(10)
+            self._drain.wait(TIMEOUT)
         finally:
             self._drain.kill()
             self._log.close()
