@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,7 +18,7 @@ from mezite.auth.renew import Unverified, renew
 from mezite.certs import keys
 from mezite.core.model import LockKind
 from mezite.core.request import Issued
-from mezite.errors import Conflict, Reason, Refused
+from mezite.errors import Conflict, Reason, Refused, StorageFailure
 from mezite.storage.interface import Admission, Storage
 from tests.harness import PEER, START, Auth, Counted, Machine, Pending
 from tests.system.processes import wait_for
@@ -140,12 +141,25 @@ def while_it_waits(
 
 
 def by_both(auth: Auth, second: Storage, use_cases: list[UseCase]) -> list[Any]:
-    """What comes of them, each second one asked of the other server, all at once."""
-    futures = [
-        (auth.storage if number % 2 else second).write(use_case, concurrent=True)
-        for number, use_case in enumerate(use_cases)
-    ]
-    return [future.result(120) for future in futures]
+    """What comes of them, each second one asked of the other server, all at once.
+
+    Asked again where the database was too slow, as machines do: under load, a place in
+    the line for one row, or a connection, is not had within the time that there is for it.
+    """
+    outcomes: dict[int, Any] = {}
+    deadline = time.monotonic() + 120
+    while len(outcomes) < len(use_cases):
+        futures = {
+            number: (auth.storage if number % 2 else second).write(use_case, concurrent=True)
+            for number, use_case in enumerate(use_cases) if number not in outcomes
+        }
+        for number, future in futures.items():
+            try:
+                outcomes[number] = future.result(120)
+            except StorageFailure:
+                if time.monotonic() > deadline:
+                    raise
+    return [outcomes[number] for number in range(len(use_cases))]
 
 
 # --- the same machine asks two servers ------------------------------------------------------
@@ -348,5 +362,5 @@ def test_topics_are_heard_by_other_servers(auth: Auth, second: Storage) -> None:
     second.subscribe(told.append)
     auth.storage.subscribe(own.append)
     auth.lock(LockKind.LOGIN, "root")
-    wait_for(lambda: told, "notification", 5)
+    wait_for(lambda: told, "notification")
     assert (told, own) == ([frozenset({"locks"})], [frozenset({"locks"})])
