@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.prometheus.test_dashboard import expressions
-from tests.system.processes import Cluster, MachineProcess, free_port, wait_for
+from tests.system.processes import TIMEOUT, Cluster, MachineProcess, free_port, wait_for
 
 pytestmark = pytest.mark.system
 SERVER = f"127.0.0.1:{free_port()}"
@@ -25,7 +25,7 @@ UNKNOWN = "tok-bot-" + "0" * 12 + "-" + "0" * 32
 
 
 def page(address: str) -> str:
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=TIMEOUT) as answer:
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
         text: str = answer.read().decode()
         return text
@@ -110,11 +110,14 @@ def test_logins_at_the_node_are_counted(cluster: Cluster) -> None:
     assert machine.once(f"--join-token={cluster.add_bot()}").code == 0
     assert machine.ssh("whoami").code == 0
     assert machine.ssh("whoami", login="root").code == 255
-    found = scrape(SERVER)
+
+    def counted() -> dict[tuple[str, tuple[tuple[str, str], ...]], float] | None:
+        found = scrape(SERVER)
+        told = {dict(labels)["event"] for name, labels in found if name == "mezite_events_total"}
+        return found if {"user.login", "authz.denied"} <= told else None
+
+    found = wait_for(counted, "login and refusal counted")
     assert found["mezite_events_total", (("event", "user.login"), ("reason", ""))] == 1
-    assert [
-        key for key in found if key[0] == "mezite_events_total" and dict(key[1])["event"] == "authz.denied"
-    ]
 
 
 @pytest.mark.config(diag={"listen_addr": SERVER})

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.processes import Cluster, Process, free_port, run, wait_for
+from tests.system.processes import TIMEOUT, Cluster, Process, free_port, run, wait_for
 from tests.system.test_coming_back import generation
 
 DIAG = f"127.0.0.1:{free_port()}"
@@ -22,7 +22,7 @@ def ask(address: str, path: str = "/readyz", method: str = "GET") -> tuple[int, 
     """Status and body; 0 while nobody listens."""
     request = urllib.request.Request(f"http://{address}{path}", method=method)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -42,9 +42,14 @@ class Systemd:
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         self.environment = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "1500000"}
+
     def lines(self) -> list[str]:
         """All that has been told so far."""
         return list(self._lines)
+
+    def is_told_of(self, reason: str) -> bool:
+        """As the reason for which the program is not ready."""
+        return any(line.startswith("STATUS=not ready: ") and reason in line for line in self.lines())
 
     def _read(self) -> None:
         while not self._closing.is_set():
@@ -98,11 +103,10 @@ def test_a_daemon_goes_red_before_its_certificate_is_at_risk(cluster: Cluster, s
     cluster.server.stop()
     wait_for(lambda: "renewals in a row have failed" in ask(address)[1], "two failures")
     assert generation(machine) >= 1
-    told = [line for line in systemd.lines() if line.startswith("STATUS=not ready: ")]
-    assert any("looked odd" in line for line in told)
-    assert any("in a row have failed" in line for line in told)
+    for reason in ("looked odd", "in a row have failed"):
+        wait_for(lambda reason=reason: systemd.is_told_of(reason), f"status with {reason!r}")
     assert daemon.stop() == 0
-    assert "STOPPING=1" in systemd.lines()
+    wait_for(lambda: "STOPPING=1" in systemd.lines(), "notification of the end")
     assert systemd.lines().count("READY=1") == 1
     assert systemd.lines().count("WATCHDOG=1") > 3
 
@@ -133,4 +137,4 @@ def test_the_server_tells_systemd_when_everything_listens(cluster: Cluster, syst
     assert cluster._listens(cluster.node_port)
     wait_for(lambda: systemd.lines().count("WATCHDOG=1") > 2, "signs of life")
     assert server.stop() == 0
-    assert systemd.lines()[-1] == "STOPPING=1"
+    wait_for(lambda: systemd.lines()[-1] == "STOPPING=1", "notification of the end")
