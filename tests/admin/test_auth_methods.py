@@ -224,7 +224,10 @@ NAMES = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.data())
 def test_any_parameters_are_answered_or_told(admin: Admin, data: st.DataObject) -> None:
     """Nothing but our own errors comes out, each of one line; and every answer is JSON."""

@@ -354,7 +354,7 @@ def test_closing_cuts_what_takes_too_long() -> None:
     assert server.clock.getDelayedCalls() == []
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.binary(max_size=200), max_size=20))
 def test_any_bytes_in_any_pieces_are_answered_line_by_line(pieces: list[bytes]) -> None:
     """As many answers as lines, each one line of JSON, and nothing raised."""

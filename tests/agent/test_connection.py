@@ -314,7 +314,7 @@ def is_login(data: bytes) -> bool:
     return rest == simple
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(MESSAGES, max_size=6), st.data())
 def test_junk_is_answered_or_ends_the_connection(sent: list[bytes], data: st.DataObject) -> None:
     """One answer for each message, in order; only whole logins are signed, however the bytes are cut."""
@@ -334,7 +334,7 @@ def test_junk_is_answered_or_ends_the_connection(sent: list[bytes], data: st.Dat
             assert (reader.string(), is_login(reader.string())) == (HELD.certificate.blob, True)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=400))
 def test_raw_bytes_do_no_harm(junk: bytes) -> None:
     served = Served()

@@ -461,5 +461,5 @@ class World(RuleBasedStateMachine):
 
 TestProtocol = World.TestCase
 TestProtocol.settings = settings(
-    max_examples=40, stateful_step_count=35, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=35, suppress_health_check=list(HealthCheck)
 )

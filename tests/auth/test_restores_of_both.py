@@ -221,5 +221,5 @@ class Restores(RuleBasedStateMachine):
 
 TestRestores = Restores.TestCase
 TestRestores.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=30, suppress_health_check=list(HealthCheck)
 )

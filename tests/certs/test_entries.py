@@ -105,7 +105,7 @@ def test_no_table_and_no_principals_name_nobody() -> None:
     assert find_entry(TABLE, ()) is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.binary(max_size=200), st.text(alphabet='ab=",-\\ \t#\nrestictpymdfo', max_size=80)
                  .map(str.encode)), st.lists(st.binary(max_size=8), max_size=3))
 def test_whatever_a_table_holds(table: bytes, names: list[bytes]) -> None:

@@ -9,7 +9,7 @@ from base64 import b64decode
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mezite.certs import keys, ssh, verify, wire
@@ -53,14 +53,14 @@ def test_vector(vector: dict[str, str]) -> None:
 GOOD = {name: keys.sign(key, b"data") for name, key in KEYS.items()}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(sorted(KEYS)), st.binary(max_size=600))
 def test_junk_is_no_signature(name: str, junk: bytes) -> None:
     with pytest.raises(CertificateRejected):
         keys.verify(keys.public_blob(KEYS[name]), junk, b"data")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_no_other_bytes_are_the_signature(data: st.DataObject) -> None:
     """A changed, longer or shorter signature, or one with another name, never holds."""
@@ -85,7 +85,7 @@ def test_no_other_bytes_are_the_signature(data: st.DataObject) -> None:
         keys.verify(keys.public_blob(KEYS[name]), bytes(changed), b"data")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=200))
 def test_junk_is_no_line(junk: str) -> None:
     for parse in (keys.parse_public_line, ssh.parse_certificate_line):
@@ -148,7 +148,7 @@ def is_read(blob: bytes) -> bool:
     return True
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12)
 @given(st.lists(certificates(), min_size=15, max_size=25))
 def test_ssh_keygen_reads_whatever_we_read(blobs: list[bytes]) -> None:
     """One process reads them all; it names each line that it cannot."""
@@ -188,7 +188,7 @@ def signing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(addresses=st.lists(ADDRESS, min_size=1, max_size=3).map(",".join))
 def test_ssh_keygen_takes_every_source_address_that_we_take(signing: Path, addresses: str) -> None:
     """ssh-keygen checks the list by the code that sshd checks it by."""

@@ -224,7 +224,7 @@ WHOLE = pack.krl(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.one_of(st.binary(max_size=300), st.binary(max_size=300).map(MAGIC.__add__),
                  st.binary(max_size=200).map(lambda tail: pack.krl() + tail)))
 def test_junk_is_refused_or_a_list(data: bytes) -> None:
@@ -235,7 +235,7 @@ def test_junk_is_refused_or_a_list(data: bytes) -> None:
     found.reason(make())
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.data())
 def test_a_damaged_list_is_refused_or_another_list(data: st.DataObject) -> None:
     changed = bytearray(WHOLE)
@@ -257,7 +257,7 @@ def test_a_damaged_list_is_refused_or_another_list(data: st.DataObject) -> None:
     found.reason(make())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(st.integers(1, LAST), st.integers(0, 2**12)), max_size=12),
        st.lists(st.integers(1, LAST), max_size=6), st.data())
 def test_ranges_hold_what_was_put_in(
@@ -273,7 +273,7 @@ def test_ranges_hold_what_was_put_in(
         assert (serial in found.certificates[b""].serials) is expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(1, LAST), st.integers(0, 2**300))
 def test_bitmaps_hold_their_bits(offset: int, bits: int) -> None:
     data = pack.krl(pack.certificates(b"", pack.bitmap(offset, bits)))

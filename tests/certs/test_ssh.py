@@ -173,7 +173,7 @@ def judge(blob: bytes) -> None:
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.data())
 def test_changed_certificates_are_only_rejected(data: st.DataObject) -> None:
     """No change of any byte gets through, and nothing but the one error comes out."""
@@ -186,7 +186,7 @@ def test_changed_certificates_are_only_rejected(data: st.DataObject) -> None:
             judge(bytes(changed))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=600))
 @example(wire.string(b"ssh-rsa-cert-v01@openssh.com") + b"\0" * 40)
 def test_junk_is_only_rejected(junk: bytes) -> None:
@@ -194,7 +194,7 @@ def test_junk_is_only_rejected(junk: bytes) -> None:
         judge(junk)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(["critical", "extensions", "principals", "subject", "ca", "key_id"]),
                        st.binary(max_size=80)), st.booleans())
 def test_junk_in_a_field_is_only_rejected(changes: dict[str, bytes], wrapped: bool) -> None:

@@ -75,7 +75,10 @@ class Undo(Exception):
     keys=st.sets(st.from_regex(r"[A-Za-z][A-Za-z0-9._-]{0,3}", fullmatch=True), max_size=25),
     limit=st.integers(1, 12),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 def test_pages_together_are_the_whole_in_order(
     storage: Storage, what: str, keys: set[str], limit: int
 ) -> None:

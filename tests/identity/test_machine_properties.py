@@ -152,7 +152,7 @@ class Life:
         assert rig.destination.published()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(STEPS, min_size=3, max_size=14))
 def test_a_life_of_faults(steps: list[Step]) -> None:
     auth = Auth()

@@ -52,7 +52,7 @@ def test_codec_refuses_everything_else(data: bytes) -> None:
         codec.decode(data)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_codec_refuses_what_was_cut_or_changed(data: st.DataObject) -> None:
     """It never fails in another way; the checksum is what finds changes of values."""

@@ -17,7 +17,10 @@ from tests.ssh.client import CERTIFICATE, PK_OK, REQUEST, START, SUCCESS, Wire
 from tests.ssh.node import FakeAccess, node_factory
 
 # The fixture that watches the log is good for all examples of a test.
-FUZZ = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(
+    max_examples=250,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 REQUEST_PACKET = Wire().request(signature=b"x")
 
 
