@@ -53,7 +53,7 @@ class Node:
     def close(self) -> str:
         """Stops the node and gives its log; it must end by itself."""
         self.process.terminate()
-        assert self.process.wait(15) == 0
+        assert self.process.wait(60) == 0
         self.process.stdout.close()  # type: ignore[union-attr]
         self.log.close()
         return (self.directory / "log").read_text()
@@ -84,7 +84,7 @@ class Node:
     def run(self, identity: Path, *words: str, stdin: bytes = b"", **how: Any
             ) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
-            self.command(identity, *words, **how), input=stdin, capture_output=True, timeout=30
+            self.command(identity, *words, **how), input=stdin, capture_output=True, timeout=60
         )
 
     def events(self) -> list[dict[str, Any]]:
@@ -100,7 +100,7 @@ def load(path: Path) -> Any:
     return load_ssh_private_key(path.read_bytes(), None)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 12) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
     """The first true value of *condition*; the real ``ssh`` gives no other sign."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -329,7 +329,7 @@ def remote(node: Node) -> set[int]:
     return mine
 
 
-STUBBORN = "trap '' HUP TERM; : {marker}; sh -c 'sleep 60; : {marker}' & echo ready; wait"
+STUBBORN = "trap '' HUP TERM; : {marker}; sh -c 'sleep 600; : {marker}' & echo ready; wait"
 
 
 def test_lost_connection_leaves_no_process(system: Node) -> None:
@@ -381,7 +381,7 @@ def test_lock_ends_live_sessions_and_their_processes(tmp_path_factory: pytest.Te
         assert client.stdout is not None
         assert client.stdout.readline() == b"ready\n"
         (node.directory / "lock").touch()
-        _, error = client.communicate(timeout=10)
+        _, error = client.communicate(timeout=60)
         assert client.returncode == 255
         assert b"this identity is locked" in error or not error
         wait_for(lambda: not remote(node))  # noqa: B023
@@ -404,7 +404,7 @@ def test_stop_leaves_no_process(tmp_path_factory: pytest.TempPathFactory) -> Non
     assert client.stdout.readline() == b"ready\n"
     assert "Traceback" not in node.close()
     assert remote(node) == set()
-    client.communicate(timeout=10)
+    client.communicate(timeout=60)
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="needs root")

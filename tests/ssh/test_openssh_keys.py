@@ -63,18 +63,18 @@ class Agent:
         self._env = {**os.environ, "SSH_AUTH_SOCK": str(node.directory / "agent")}
 
     def add(self, path: Path) -> None:
-        subprocess.run(["ssh-add", "-q", path], env=self._env, check=True, timeout=10, capture_output=True)
+        subprocess.run(["ssh-add", "-q", path], env=self._env, check=True, timeout=60, capture_output=True)
 
     def log_in(self) -> bool:
         """By what is in the agent alone."""
         command = [word for word in self._node.command(Path("/nonexistent"), "true")
                    if word not in ("-oIdentityAgent=none", "-oIdentitiesOnly=yes")]
-        return subprocess.run(command, env=self._env, capture_output=True, timeout=30).returncode == 0
+        return subprocess.run(command, env=self._env, capture_output=True, timeout=60).returncode == 0
 
     def close(self) -> None:
         assert self._process.stdout is not None
         self._process.send_signal(signal.SIGTERM)
-        self._process.wait(10)
+        self._process.wait(60)
         self._process.stdout.close()
 
 

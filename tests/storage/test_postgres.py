@@ -111,7 +111,7 @@ def test_use_cases_that_lock_in_opposite_orders_are_all_done(server: Postgres) -
     one, two = (PostgresStorage(server.local_params) for _ in range(2))
     try:
         write(one, lambda tx: [tx.add_bot(make_bot(name)) for name in "ab"] and None)
-        meet = threading.Barrier(2, timeout=10)
+        meet = threading.Barrier(2, timeout=60)
         met: set[str] = set()
 
         def remove(first: str, second: str) -> Callable[[Transaction], None]:
@@ -127,7 +127,7 @@ def test_use_cases_that_lock_in_opposite_orders_are_all_done(server: Postgres) -
         futures = [
             one.write(remove("a", "b"), concurrent=True), two.write(remove("b", "a"), concurrent=True)
         ]
-        assert [future.result(30) for future in futures] == [None, None]
+        assert [future.result(60) for future in futures] == [None, None]
         assert read(one, lambda tx: tx.list_bots().items) == ()
     finally:
         one.close()

@@ -13,7 +13,16 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.system.processes import Cluster, Finished, MachineProcess, Process, free_port, run, wait_for
+from tests.system.processes import (
+    TIMEOUT,
+    Cluster,
+    Finished,
+    MachineProcess,
+    Process,
+    free_port,
+    run,
+    wait_for,
+)
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 SYSTEM = {"exec": "system", "run_as": ME}
@@ -72,11 +81,11 @@ def test_a_lock_ends_terminals_and_forwardings(cluster: Cluster) -> None:
     with socket.create_connection(("127.0.0.1", port)) as live:
         wait_for(lambda: len(events(cluster, "port.forward")) >= 2, "forwarding in the audit log")
         cluster.ctl("bots", "lock", "github-deploy", "--reason=looked odd")
-        live.settimeout(10)
+        live.settimeout(TIMEOUT)
         assert live.recv(1) == b""
     for client in (terminal, tunnel):
-        wait_for(lambda: "locked" in client.text(), "end of the session", 10)  # noqa: B023
-    wait_for(lambda: not running(marker), "end of what the terminal ran", 15)
+        wait_for(lambda: "locked" in client.text(), "end of the session")  # noqa: B023
+    wait_for(lambda: not running(marker), "end of what the terminal ran")
     ended = wait_for(lambda: events(cluster, "session.end"), "session's end in the audit log")
     assert [one["reason"] for one in ended] == ["locked"]
     assert {one["reason"] for one in events(cluster, "user.logout")} == {"locked"}
@@ -129,7 +138,7 @@ def test_the_audit_log_tells_each_login_and_what_ran(cluster: Cluster) -> None:
 def test_sessions_can_end_with_their_certificate(cluster: Cluster) -> None:
     machine = joined(cluster, "--certificate-ttl=10s", "--renewal-interval=5s")
     session = spawn(machine, "session", f"deploy@{NAME}", "echo ready; sleep 60")
-    wait_for(lambda: "the certificate has expired" in session.text(), "end of the session", 30)
+    wait_for(lambda: "the certificate has expired" in session.text(), "end of the session")
     ended = wait_for(lambda: events(cluster, "session.end"), "session's end in the audit log")
     assert [one["reason"] for one in ended] == ["expired"]
 

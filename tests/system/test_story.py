@@ -196,7 +196,7 @@ def test_a_lock_stops_renewal_login_and_the_live_session_until_it_is_lifted(clus
     joined(machine)
     session = start_live_session(machine)
     cluster.ctl("bots", "lock", "github-deploy", "--reason=looked odd")
-    wait_for(lambda: "locked" in (machine.home / "session.log").read_text(), "end of the session", 10)
+    wait_for(lambda: "locked" in (machine.home / "session.log").read_text(), "end of the session")
     assert machine.ssh("whoami").code == 255
     wait_for(lambda: "locked" in str(machine.status().get("last_error")), "refused renewal")
     before = generation(machine)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]
-TIMEOUT = 40.0
+TIMEOUT = 60.0
 
 
 class Launched:
@@ -98,10 +98,10 @@ class Launcher:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            self._process.wait(30)
+            self._process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait(30)
+            self._process.wait(TIMEOUT)
         assert self._process.stdout is not None
         self._process.stdout.close()
 

@@ -13,10 +13,10 @@ from tests.system.processes import wait_for
 HOUR = timedelta(hours=1)
 
 
-def renews(machine: Machine, times: int = 2, timeout: float = 30.0) -> None:
+def renews(machine: Machine, times: int = 2) -> None:
     goal = machine.generation + times
     what = f"renewals of {machine.name}; {machine.log()}"
-    wait_for(lambda: machine.published_generation() >= goal, what, timeout)
+    wait_for(lambda: machine.published_generation() >= goal, what)
 
 
 def settled(machine: Machine) -> None:
@@ -36,9 +36,9 @@ def test_a_machine_whose_clock_steps_goes_on(site: Site) -> None:
         machine.start("--renewal-interval=2s", "--certificate-ttl=1m")
         wait_for(lambda: machine.generation >= 2, f"renewal; {machine.log()}")
         machine.faults.set_clock(ahead, slept=slept)
-        renews(machine, timeout=10)
+        renews(machine)
         machine.faults.set_clock(timedelta(0))
-        renews(machine, timeout=10)
+        renews(machine)
         settled(machine)
 
     cases = [
@@ -61,7 +61,7 @@ def test_a_machine_whose_clock_is_off_joins_renews_and_restarts(site: Site) -> N
         wait_for(lambda: machine.generation >= 2, f"renewal; {machine.log()}")
         machine.stop()
         machine.start("--renewal-interval=2s", "--certificate-ttl=1m")
-        renews(machine, times=1, timeout=10)
+        renews(machine, times=1)
         settled(machine)
 
     with ThreadPoolExecutor(2) as pool:
@@ -81,7 +81,7 @@ def test_a_machine_stopped_for_longer_than_its_certificate_comes_back(site: Site
         assert held is not None
         wait_for(lambda: time.time() > held.server_time.timestamp() + seconds, "sleep")
         daemon.send(signal.SIGCONT)
-        renews(machine, times=1, timeout=6)
+        renews(machine, times=1)
         settled(machine)
 
     with ThreadPoolExecutor(2) as pool:

@@ -34,7 +34,7 @@ def counted_calls(site: Site) -> int:
 def in_parallel(work: Callable[[Any], None], items: Iterable[Any]) -> None:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for done in [pool.submit(work, item) for item in items]:
-            done.result(timeout=120)
+            done.result(timeout=300)
 
 
 def test_a_crash_at_any_call_loses_nothing(site: Site) -> None:
