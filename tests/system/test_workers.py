@@ -146,8 +146,10 @@ def test_theft_found_by_a_worker_ends_the_live_session_on_the_node(
     cluster: Cluster, machine: MachineProcess
 ) -> None:
     """The lock is set by a worker; the node is the head's."""
-    copy = cluster.machine("thief")
+    copy, daemon = cluster.machine("thief"), cluster.processes[-1]
+    daemon.send(signal.SIGSTOP)  # nothing that is copied goes away meanwhile
     subprocess.run(["cp", "-a", machine.destination, copy.destination], check=True)
+    daemon.send(signal.SIGCONT)
     (copy.destination / ".mezite" / "control.sock").unlink(missing_ok=True)
     copy.once()
 
