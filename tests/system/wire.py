@@ -23,7 +23,7 @@ from mezite.core.request import (
     Wishes,
     signed_bytes,
 )
-from mezite.errors import MeziteError, Reason, Refused
+from mezite.errors import MeziteError, Reason, Refused, Unreachable
 from mezite.proto.mezite.v1 import identity_pb2 as pb
 from mezite.proto.mezite.v1.identity_pb2_grpc import IdentityServiceStub
 from mezite.rpc import messages
@@ -118,7 +118,8 @@ class Wire:
     async def ask_all(
         self, questions: Sequence[Question], nonces: Sequence[bytes] | None = None, *, patience: float = 90
     ) -> list[Answer]:
-        """Every question at once; whoever is told to come again later does, until *patience* is over."""
+        """Every question at once; whoever is told to come again later, or not answered, does so
+        until *patience* is over."""
         asked = [
             self.message(question, nonce)
             for question, nonce in zip(questions, nonces or [b""] * len(questions), strict=True)
@@ -129,6 +130,8 @@ class Wire:
             while True:
                 answer = await self.send(questions[number], asked[number], number)
                 wait = answer.retry_after_ms / 1000 if isinstance(answer, Refused) else 0
+                if isinstance(answer, Unreachable):
+                    wait = 1  # more than 1,000 that it has not looked at yet grpc turns away by lot
                 if not wait or asyncio.get_running_loop().time() + wait > deadline:
                     return answer
                 await asyncio.sleep(wait)
