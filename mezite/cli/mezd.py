@@ -263,7 +263,7 @@ def _serve(
     if state_file.damaged:
         _warn_of_damage(state_file.damaged)
     ca = given_trust(config)
-    remotes = [GrpcRemote(reactor, loop, *address, ca=ca, ca_pin=config.ca_pin) for address in addresses]
+    remotes = [GrpcRemote(loop, *address, ca=ca, ca_pin=config.ca_pin) for address in addresses]
     remote: Remote = remotes[0]
     if len(remotes) > 1:
         from mezite.identity.several import SeveralRemotes

@@ -102,8 +102,6 @@ def _server(config: daemon.DaemonConfig, held: Held | None) -> list[Finding]:
     """Reach, pin and clock, of each server."""
     import asyncio
 
-    from twisted.internet import asyncioreactor
-
     from mezite.cli.mezd import given_trust
     from mezite.identity.doctor import NOTE, Finding, finding_of
     from mezite.identity.state import peek
@@ -115,12 +113,6 @@ def _server(config: daemon.DaemonConfig, held: Held | None) -> list[Finding]:
         if durable is None or not durable.server:
             return [Finding("server", NOTE, "no auth server is known", "give --auth-server")]
         servers = tuple(map(daemon.split_address, durable.server.split(",")))
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    asyncioreactor.install(loop)
-    from twisted.internet import reactor as installed
-
-    reactor: Any = installed
     found: list[Finding] = []
 
     async def ask_all() -> None:
@@ -131,15 +123,8 @@ def _server(config: daemon.DaemonConfig, held: Held | None) -> list[Finding]:
                 found.extend(await _ask(address, given or known, config.ca_pin, held))
         except MeziteError as error:
             found.append(finding_of("server", error, "check --ca-file"))
-        finally:
-            reactor.stop()
 
-    tasks: list[asyncio.Task[None]] = []
-    # The first contact looks names up in the reactor's threads, which there are while it runs.
-    reactor.callWhenRunning(lambda: tasks.append(loop.create_task(ask_all())))
-    reactor.run()
-    if tasks:
-        tasks[0].result()
+    asyncio.run(ask_all())
     return found
 
 
@@ -152,9 +137,6 @@ async def _ask(
     import time
     from datetime import UTC, datetime, timedelta
 
-    from twisted.internet import reactor
-    from twisted.internet.defer import Deferred
-
     from mezite.identity.doctor import BAD, GOOD, Finding, check_clock, finding_of
     from mezite.identity.report import remedy
     from mezite.rpc.client import AuthClient, ServerTrust, pinned_ca
@@ -163,10 +145,7 @@ async def _ask(
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         if trust is None and pin is not None:
-            import asyncio
-
-            looking = Deferred.fromCoroutine(pinned_ca(reactor, host, port, pin, timedelta(seconds=10)))
-            trust = ServerTrust.from_cas([await looking.asFuture(asyncio.get_running_loop())])
+            trust = ServerTrust.from_cas([await pinned_ca(host, port, pin, timedelta(seconds=10))])
         if trust is None:
             return [Finding("server", BAD, f"{where}: nothing is known that could prove it",
                             "give --ca-pin (the last part of a join token) or --ca-file")]

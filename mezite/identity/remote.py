@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
@@ -57,7 +57,6 @@ class GrpcRemote:
 
     def __init__(
         self,
-        reactor: Any,
         loop: asyncio.AbstractEventLoop,
         host: str,
         port: int,
@@ -66,7 +65,6 @@ class GrpcRemote:
         ca_pin: str | None = None,
     ) -> None:
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._reactor = reactor
         self._loop = loop
         self._host, self._port = host, port
         self._ca, self._ca_pin = ca, ca_pin
@@ -114,7 +112,7 @@ class GrpcRemote:
         if self._ca is None:
             pin = self._ca_pin or known.pin
             if pin is not None:
-                sources.append(_Pinned(self._reactor, self._loop, self._host, self._port, pin))
+                sources.append(_Pinned(self._host, self._port, pin))
         return sources
 
 
@@ -128,14 +126,9 @@ class _Given:
 
 @dataclass(frozen=True, slots=True)
 class _Pinned:
-    reactor: Any
-    loop: asyncio.AbstractEventLoop
     host: str
     port: int
     pin: str
 
     async def __call__(self) -> ServerTrust:
-        fetching = Deferred.fromCoroutine(
-            pinned_ca(self.reactor, self.host, self.port, self.pin, FIRST_CONTACT)
-        )
-        return ServerTrust.from_cas([await fetching.asFuture(self.loop)])
+        return ServerTrust.from_cas([await pinned_ca(self.host, self.port, self.pin, FIRST_CONTACT)])

@@ -116,11 +116,11 @@ class Cluster:
     server_time: datetime
 
 
-async def pinned_ca(reactor: Any, host: str, port: int, pin: str, within: timedelta) -> x509.Certificate:
+async def pinned_ca(host: str, port: int, pin: str, within: timedelta) -> x509.Certificate:
     """See :func:`mezite.rpc.first_contact.pinned_ca`, whose imports a renewal does without."""
     from mezite.rpc.first_contact import pinned_ca as look
 
-    return await look(reactor, host, port, pin, within)
+    return await look(host, port, pin, within)
 
 
 class AuthClient:

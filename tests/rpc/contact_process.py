@@ -49,7 +49,7 @@ def case(function: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[ob
 
 
 def contact(port: int, pin: str, host: str = "127.0.0.1") -> asyncio.Future[Any]:
-    return Deferred.fromCoroutine(pinned_ca(reactor, host, port, pin, SOON)).asFuture(loop)
+    return asyncio.ensure_future(pinned_ca(host, port, pin, SOON), loop=loop)
 
 
 @case
@@ -149,7 +149,7 @@ async def a_server_of_tls_1_2() -> object:
 
 
 def remote(port: int, **options: Any) -> GrpcRemote:
-    return GrpcRemote(reactor, loop, "127.0.0.1", port, **options)
+    return GrpcRemote(loop, "127.0.0.1", port, **options)
 
 
 async def join(to: GrpcRemote, pin: str | None, machine: Machine | None = None) -> Issued:
