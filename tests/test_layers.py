@@ -48,6 +48,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "mezite.admin": ("mezite.auth", "mezite.certs", "mezite.core", "mezite.threads"),
     "mezite.identity": ("mezite.core", "mezite.certs", "mezite.rpc.client", "mezite.admin.protocol",
                         "mezite.agent", "mezite.lockfile", "mezite.metering", "mezite.supervision"),
+    "mezite.identity.given": ("mezite.config.daemon", "mezite.core", "mezite.identity", "mezite.rpc.client"),
     "mezite.cli.mezd": ("mezite.config", "mezite.cli", "mezite.identity", "mezite.agent", "mezite.rpc.client",
                         "mezite.core", "mezite.daemon_metrics", "mezite.diagnostics", "mezite.logs",
                         "mezite.supervision"),

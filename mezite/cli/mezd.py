@@ -21,13 +21,12 @@ from mezite.cli.mezd_doctor import doctor
 from mezite.cli.output import FORMATS
 from mezite.cli.program import Program, directories, files
 from mezite.config import daemon, paths
-from mezite.errors import MeziteError, StateFailure, UsageError
+from mezite.errors import MeziteError, UsageError
 
 if TYPE_CHECKING:
     from mezite.cli.mezd_outputs import OutputParts
     from mezite.core.request import TokenText
     from mezite.identity.records import Durable, Held
-    from mezite.rpc.client import ServerTrust
 
 
 PROGRAM = "mezd"
@@ -129,6 +128,7 @@ def leave(**flags: Any) -> None:
     import asyncio
 
     from mezite.cli.mezd_outputs import OutputParts
+    from mezite.identity.given import given_trust, remembered
     from mezite.identity.leaving import leave as end
     from mezite.identity.state import DIRECTORY, StateFile
     from mezite.rpc.client import ServerTrust
@@ -145,7 +145,7 @@ def leave(**flags: Any) -> None:
         given, known = given_trust(config), ServerTrust.from_der(durable.held.trust.server_cas)
         servers = [
             f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            for host, port in config.auth_servers or _remembered(durable)
+            for host, port in config.auth_servers or remembered(durable)
         ]
         held = asyncio.run(end(durable, state_file, servers, [one for one in (given, known) if one]))
         for directory in parts.directories.values():
@@ -167,55 +167,20 @@ def _run(config: daemon.DaemonConfig) -> int:
         # What is loaded from here on stays; to look for garbage among it takes a tenth of the start.
         gc.disable()
     from mezite.cli.mezd_outputs import OutputParts
+    from mezite.identity.given import check_beginning, remembered, token_for
     from mezite.identity.state import StateFile
 
     parts = OutputParts(config)
     state_file = StateFile(config.destination)
     try:
         durable = state_file.load()
-        token = _token(config, durable)
-        addresses = config.auth_servers or _remembered(durable)
-        if durable.held is None and token is None and state_file.damaged:
-            raise StateFailure(
-                f"the newest state of this identity is damaged ({state_file.damaged}), and the one before it "
-                "is from before the join; give the --join-token that it joined with once more"
-            )
-        if durable.held is None and token is None:
-            raise UsageError(
-                f"there is no identity in {config.destination} yet; "
-                "give the --join-token that `mezctl bots add` printed"
-            )
+        token = token_for(config, durable, sys.stdin.readline)
+        addresses = config.auth_servers or remembered(durable)
+        check_beginning(config.destination, durable, token, state_file.damaged)
         return _serve(config, parts, state_file, durable, token, addresses)
     finally:
         parts.release()
         state_file.release()
-
-
-def _token(config: daemon.DaemonConfig, durable: Durable) -> TokenText | None:
-    """The join token; one that is gone does no harm where it has been redeemed."""
-    if config.token is None:
-        return None
-    read = config.token.read if durable.held is None else config.token.read_if_any
-    return read(sys.stdin.readline)
-
-
-def _remembered(durable: Durable) -> tuple[tuple[str, int], ...]:
-    if not durable.server:
-        raise UsageError("no auth server is known; give --auth-server")
-    return tuple(map(daemon.split_address, durable.server.split(",")))
-
-
-def given_trust(config: daemon.DaemonConfig) -> ServerTrust | None:
-    from mezite.rpc.client import ServerTrust
-
-    if config.ca_system:
-        return ServerTrust.of_system()
-    if config.ca_file is None:
-        return None
-    try:
-        return ServerTrust.from_pem(config.ca_file.read_bytes(), str(config.ca_file))
-    except OSError as error:
-        raise UsageError(f"--ca-file: {config.ca_file}: {error.strerror}; name a readable file") from None
 
 
 def _serve(
@@ -229,8 +194,6 @@ def _serve(
     # gRPC's own log speaks to its authors; what matters comes as an error.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import asyncio
-    import random
-    import socket
     import time
     from datetime import timedelta
 
@@ -244,10 +207,9 @@ def _serve(
     from mezite.cli.mezd_outputs import told_of
     from mezite.config.outputs import FIRST
     from mezite.identity.events import Finish
+    from mezite.identity.given import options_for, remote_for
     from mezite.identity.logs import begin_logging
-    from mezite.identity.remote import GrpcRemote, Remote
     from mezite.identity.service import Clocks, IdentityService
-    from mezite.identity.states import Options
     from mezite.supervision import ServiceManager
 
     reactor: Any = installed
@@ -262,14 +224,8 @@ def _serve(
         begin_logging(sys.stderr)
     if state_file.damaged:
         _warn_of_damage(state_file.damaged)
-    ca = given_trust(config)
-    remotes = [GrpcRemote(loop, *address, ca=ca, ca_pin=config.ca_pin) for address in addresses]
-    remote: Remote = remotes[0]
-    if len(remotes) > 1:
-        from mezite.identity.several import SeveralRemotes
-
-        remote = SeveralRemotes(remotes, random.shuffle, time.monotonic)
-    clocks = Clocks(time.monotonic, time.time, random.random)
+    remote = remote_for(config, addresses, loop)
+    clocks = Clocks.of_system()
     for directory in parts.directories.values():
         switched = directory.switched_at_unix()
         if switched is not None:
@@ -288,16 +244,7 @@ def _serve(
     service = IdentityService(
         reactor=reactor,
         clocks=clocks,
-        options=Options(
-            token=token,
-            one_shot=config.one_shot,
-            ttl=config.certificate_ttl,
-            interval=config.renewal_interval,
-            server=remote.address,
-            host=socket.gethostname()[:128],
-            boot_id=_boot_id(),
-            outputs=parts.wanted(),
-        ),
+        options=options_for(config, token, remote, parts.wanted()),
         durable=durable,
         state_file=state_file,
         outlets=outlets,
@@ -381,13 +328,6 @@ def _warn_of_damage(damaged: str) -> None:
         "passed over a damaged copy of the state ({damaged}); going on from the other one",
         event="identity.state_damaged", damaged=damaged
     )
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 def _note_last(destination: Path) -> None:

@@ -102,8 +102,8 @@ def _server(config: daemon.DaemonConfig, held: Held | None) -> list[Finding]:
     """Reach, pin and clock, of each server."""
     import asyncio
 
-    from mezite.cli.mezd import given_trust
     from mezite.identity.doctor import NOTE, Finding, finding_of
+    from mezite.identity.given import given_trust
     from mezite.identity.state import peek
     from mezite.rpc.client import ServerTrust
 

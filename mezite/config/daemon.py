@@ -156,6 +156,15 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], uid: int) -> Daem
     return _config(settings, environ, uid)
 
 
+def from_keywords(keywords: Mapping[str, Any]) -> DaemonConfig:
+    """The same for a program: names as those of the flags, with ``_``, ``None`` where not given.
+
+    Faults name the keyword.  Nothing else is looked at, no environment and no file.
+    """
+    given = {name: value for name, value in keywords.items() if value is not None}
+    return _config({name.replace("_", "-"): _Setting(value, name) for name, value in given.items()}, {}, 0)
+
+
 def _overlay(settings: dict[str, _Setting], layer: Mapping[str, _Setting]) -> None:
     for first, second in _ALTERNATIVES:
         if first in layer and second in layer:

@@ -153,17 +153,17 @@ def facts(held: Held) -> dict[str, Any]:
 
 
 def joined_lines(held: Held, destination: str, kinds: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Each with the name of its event."""
+    """Each with the name of its event.  No *kinds*: it is held in memory, and nothing was written."""
     key = "ssh_key, " if FILES in kinds else ""
     served = f"serving the key as an ssh-agent at {destination}/{AGENT_SOCKET}"
+    wrote = f"wrote {key}ssh_key-cert.pub, known_hosts and ssh_config to {destination}"
     return (
         ("identity.joined",
          f"joined as bot {held.bot}, instance {held.instance_id}, generation {held.generation}"),
         ("identity.certified",
          f"certificate for {', '.join(held.principals)} valid until {valid_until(held)} "
          f"({format_duration(held.ttl)})"),
-        ("identity.written",
-         f"wrote {key}ssh_key-cert.pub, known_hosts and ssh_config to {destination}"),
+        *((("identity.written", wrote),) if kinds else ()),
         *((("agent.serving", served),) if AGENT in kinds else ()),
     )
 

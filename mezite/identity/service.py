@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -98,6 +100,10 @@ class Clocks:
             self.chance(),
         )
 
+    @classmethod
+    def of_system(cls) -> Clocks:
+        return cls(time.monotonic, time.time, random.random)
+
 
 class IdentityService(Service):
     """Runs one identity until it ends or is stopped.
@@ -105,7 +111,7 @@ class IdentityService(Service):
     ``ended`` fires once with the :class:`Finish` that says how.  *durable* is
     what *state_file* has loaded; *published* is called after each publishing, also one
     that not every place has taken.
-    The caller holds the destination's lock.
+    The caller holds the destination's lock.  *reactor* is for timers alone.
     """
 
     _log = Logger()
@@ -142,6 +148,8 @@ class IdentityService(Service):
         self._events: deque[Event] = deque()
         self._stepping = False
         self._asking: Deferred[Issued] | None = None
+        self._quiet: Deferred[None] | None = None
+        """Waits for the end of a request that is cut."""
         self._waiting: list[Deferred[dict[str, Any]]] = []
         self.meter = RequestMeter()
         """What was asked of the server in this run."""
@@ -158,14 +166,20 @@ class IdentityService(Service):
         if self.state.phase is not Phase.ENDED:
             self._loop.start(TICK.total_seconds(), now=False).addErrback(self._broken)
 
-    def stopService(self) -> None:
+    def stopService(self) -> Deferred[None]:
+        """Fires when nothing of it is left, a request that was cut included."""
         super().stopService()
         self._supervised.stop()
         self._feed(Stop())
         if self._loop.running:
             self._loop.stop()
-        if self._asking is not None:
+        quiet: Deferred[None] = Deferred()
+        if self._asking is None:
+            quiet.callback(None)
+        else:
+            self._quiet = quiet
             self._asking.cancel()
+        return quiet
 
     def not_ready_reason(self) -> str | None:
         return readiness.not_ready_reason(self.state, self._clocks.moment())
@@ -318,6 +332,9 @@ class IdentityService(Service):
         outcome = OK if error is None else str(error.code)
         self.meter.note(method.removesuffix("Request").lower(), outcome, self._clocks.monotonic() - started)
         self._feed(event)
+        quiet, self._quiet = self._quiet, None
+        if quiet is not None:
+            quiet.callback(None)
 
     # --- telling ---------------------------------------------------------------------------
 

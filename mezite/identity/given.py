@@ -1,0 +1,106 @@
+"""What a person gave, as the service wants it: in mezd's settings, or in a program's own."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mezite.config.daemon import DaemonConfig, split_address
+from mezite.core.request import TokenText
+from mezite.errors import StateFailure, UsageError
+from mezite.identity.records import Durable, Wanted
+from mezite.identity.states import Options
+
+if TYPE_CHECKING:
+    from mezite.identity.remote import Remote
+    from mezite.rpc.client import ServerTrust
+
+
+def token_for(
+    config: DaemonConfig, durable: Durable, read_stdin: Callable[[], str]
+) -> TokenText | None:
+    """The join token; one that is gone does no harm where it has been redeemed."""
+    if config.token is None:
+        return None
+    read = config.token.read if durable.held is None else config.token.read_if_any
+    return read(read_stdin)
+
+
+def check_beginning(where: Path, durable: Durable, token: TokenText | None, damaged: str) -> None:
+    """Returns where there is something to begin with: an identity, or a token.
+
+    *damaged* is what was wrong with a slot that was passed over.
+    """
+    if durable.held is not None or token is not None:
+        return
+    if damaged:
+        raise StateFailure(
+            f"the newest state of this identity is damaged ({damaged}), and the one before it "
+            "is from before the join; give the --join-token that it joined with once more"
+        )
+    raise UsageError(
+        f"there is no identity in {where} yet; give the --join-token that `mezctl bots add` printed"
+    )
+
+
+def remembered(durable: Durable) -> tuple[tuple[str, int], ...]:
+    """The servers that the identity came from."""
+    if not durable.server:
+        raise UsageError("no auth server is known; give --auth-server")
+    return tuple(map(split_address, durable.server.split(",")))
+
+
+def given_trust(config: DaemonConfig) -> ServerTrust | None:
+    """Trust in the CA that was named, in place of a pin."""
+    from mezite.rpc.client import ServerTrust  # gRPC takes time to load, and what is wrong is told before
+
+    if config.ca_system:
+        return ServerTrust.of_system()
+    if config.ca_file is None:
+        return None
+    try:
+        return ServerTrust.from_pem(config.ca_file.read_bytes(), str(config.ca_file))
+    except OSError as error:
+        raise UsageError(f"--ca-file: {config.ca_file}: {error.strerror}; name a readable file") from None
+
+
+def remote_for(
+    config: DaemonConfig, addresses: tuple[tuple[str, int], ...], loop: asyncio.AbstractEventLoop
+) -> Remote:
+    """The one server, or the several on one database, at *addresses*."""
+    from mezite.identity.remote import GrpcRemote
+
+    ca = given_trust(config)
+    remotes = [GrpcRemote(loop, *address, ca=ca, ca_pin=config.ca_pin) for address in addresses]
+    if len(remotes) == 1:
+        return remotes[0]
+    from mezite.identity.several import SeveralRemotes
+
+    return SeveralRemotes(remotes, random.shuffle, time.monotonic)
+
+
+def options_for(
+    config: DaemonConfig, token: TokenText | None, remote: Remote, outputs: tuple[Wanted, ...]
+) -> Options:
+    return Options(
+        token=token,
+        one_shot=config.one_shot,
+        ttl=config.certificate_ttl,
+        interval=config.renewal_interval,
+        server=remote.address,
+        host=socket.gethostname()[:128],
+        boot_id=_boot_id(),
+        outputs=outputs,
+    )
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
