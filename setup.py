@@ -23,6 +23,7 @@ setup(
     # twisted.plugins is Twisted's own package: our one module is laid beside its own.
     packages=[*find_packages(include=["mezite", "mezite.*"]), "twisted.plugins"],
     package_data={
+        "mezite": ["py.typed"],
         "mezite.storage": ["schema/*.sql"],
         "mezite.proto": ["mezite/v1/*.proto", "mezite/v1/*.pyi"],
     },

@@ -1,4 +1,4 @@
-"""The one doorway between the reactor and worker threads, and the only user of txaio.
+"""The one doorway between the reactor and worker threads.
 
 Storage resolves its futures in a thread of its own.  The doorway moves a whole
 batch of them across in one call, because a crossing costs more than the

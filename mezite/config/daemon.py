@@ -161,8 +161,10 @@ def from_keywords(keywords: Mapping[str, Any]) -> DaemonConfig:
 
     Faults name the keyword.  Nothing else is looked at, no environment and no file.
     """
+    settings: dict[str, _Setting] = {}
     given = {name: value for name, value in keywords.items() if value is not None}
-    return _config({name.replace("_", "-"): _Setting(value, name) for name, value in given.items()}, {}, 0)
+    _overlay(settings, {name.replace("_", "-"): _Setting(value, name) for name, value in given.items()})
+    return _config(settings, {}, 0)
 
 
 def _overlay(settings: dict[str, _Setting], layer: Mapping[str, _Setting]) -> None:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Protocol
 
 from mezite.certs import keys
 from mezite.core.request import LeaveRequest, RenewRequest, Wishes
 from mezite.errors import MeziteError, Reason, Refused, Unreachable, UntrustedServer
 from mezite.identity.answers import accept
 from mezite.identity.records import Durable, Held
+from mezite.identity.state import Keeps
 from mezite.rpc.client import AuthClient, ServerTrust
-
-
-class Keeps(Protocol):
-    """What :class:`~mezite.identity.state.StateFile` does."""
-
-    def save(self, durable: Durable) -> None: ...
 
 
 async def leave(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections import deque
@@ -64,7 +65,7 @@ from mezite.identity.records import (
     Wanted,
 )
 from mezite.identity.remote import Known, Remote
-from mezite.identity.state import StateFile
+from mezite.identity.state import Keeps
 from mezite.identity.states import Options, Phase, State
 from mezite.identity.supervised import Supervised
 from mezite.metering import OK, RequestMeter
@@ -123,7 +124,7 @@ class IdentityService(Service):
         clocks: Clocks,
         options: Options,
         durable: Durable,
-        state_file: StateFile,
+        state_file: Keeps,
         outlets: Outlets,
         where: str,
         remote: Remote,
@@ -320,7 +321,7 @@ class IdentityService(Service):
             return Untrusted(error)
         if isinstance(error, MeziteError):
             return Unanswered(error)
-        if not isinstance(error, CancelledError):
+        if not isinstance(error, CancelledError | asyncio.CancelledError):
             self._log.failure(
                 "asking {server} broke", failure, event="server.asking_broke", server=self._remote.address,
             )

@@ -20,6 +20,7 @@ import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from mezite.errors import Conflict, InvalidInput, StateFailure
 from mezite.identity import codec
@@ -97,6 +98,12 @@ def peek(destination: Path) -> Durable | None:
     if damage and not found:
         raise StateFailure(f"the state of this identity is damaged ({damage})")
     return max(found, key=lambda one: one[0])[1] if found else None
+
+
+class Keeps(Protocol):
+    """What saving is to those who need no more of a :class:`StateFile`."""
+
+    def save(self, durable: Durable) -> None: ...
 
 
 class StateFile:

@@ -1,0 +1,303 @@
+"""An identity that keeps itself renewed inside a program, for Twisted and asyncio alike.
+
+It is the daemon's own service (mezite/identity) on the program's loop: the same
+state machine, the same state files and lock, the same wire.  What is awaited
+here are futures of the framework in use, which txaio makes, so that the same
+coroutines serve both; aio.py and tx.py are its two faces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, TypedDict, TypeVar, Unpack
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mezite.client.credential import Credential
+from mezite.config import daemon
+from mezite.core.duration import format_duration
+from mezite.errors import MeziteError, NoAnswer, Unreachable, UsageError
+from mezite.identity import readiness
+from mezite.identity.destination import Directory
+from mezite.identity.events import Finish
+from mezite.identity.given import check_beginning, options_for, remembered, remote_for, token_for
+from mezite.identity.places import Outlets
+from mezite.identity.records import ONE_OUTPUT, OUTPUT, Durable, Held
+from mezite.identity.service import Clocks, IdentityService
+from mezite.identity.state import StateFile
+
+DEFAULT_PATIENCE = timedelta(minutes=1)
+_Error = TypeVar("_Error", bound=BaseException)
+
+
+class Settings(TypedDict, total=False):
+    """As mezd's options of the same names (docs/operations.md)."""
+
+    auth_server: str
+    """``host:port``, or several of one database, separated by commas; known from the state after the join."""
+    join_token: str
+    join_token_file: str | os.PathLike[str]
+    renewal_interval: timedelta | str
+    certificate_ttl: timedelta | str
+    ca_pin: str
+    ca_file: str | os.PathLike[str]
+
+
+class Forgetful:
+    """In the place of a state file: an answer that is lost with the process has used up the token."""
+
+    damaged = ""
+
+    def load(self) -> Durable:
+        return Durable()
+
+    def save(self, durable: Durable) -> None: ...
+    def release(self) -> None: ...
+
+
+class LoopTimers:
+    """An asyncio loop's timers, by the names that Twisted's LoopingCall knows.
+
+    They follow the monotonic clock, also where the reactor's own do not.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.seconds = loop.time
+        self.callLater = loop.call_later
+
+
+class Keeper:
+    """One identity, from :meth:`_start` to :meth:`_stop`; used in the loop's thread only."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str] | None,
+        *,
+        on_renewal: Callable[[Credential], object] | None = None,
+        one_shot: bool = False,
+        **settings: Unpack[Settings],
+    ) -> None:
+        """Raises :class:`UsageError` for settings that make no sense; nothing else happens yet."""
+        given = {name: _text(value) for name, value in settings.items()}
+        where = None if directory is None else os.fspath(directory)
+        self._config = daemon.from_keywords({**given, "destination": where, "one_shot": one_shot})
+        self._in_memory = directory is None
+        self._where = "memory" if directory is None else str(self._config.destination)
+        self._on_renewal = on_renewal
+        self._clocks = Clocks.of_system()
+        self._service: IdentityService | None = None
+        self._state: StateFile | Forgetful = Forgetful()
+        self._credential: Credential | None = None
+        self._told: Credential | None = None
+        self._finish: Finish | None = None
+        self._stopping = False
+        self._up: Any = None
+        self._ends: list[Any] = []
+
+    def _framework(self) -> tuple[asyncio.AbstractEventLoop, Any]:
+        """The loop, and txaio for the framework that runs it."""
+        raise NotImplementedError
+
+    # --- what a program sees ---------------------------------------------------------------
+
+    @property
+    def current(self) -> Credential:
+        """The newest credential, valid now; otherwise raises what stands in its way."""
+        service = self._service
+        if service is None or self._stopping:
+            raise UsageError("this identity is not running; start it first")
+        if self._credential is None or not self._is_valid(service):
+            raise self._trouble(service)
+        return self._credential
+
+    def not_ready_reason(self) -> str | None:
+        """Why there is no valid credential, or will soon be none; ``None`` when all is well."""
+        if self._service is None or self._stopping:
+            return "the identity is not running"
+        return self._service.not_ready_reason()
+
+    def status(self) -> dict[str, Any]:
+        """As `mezd identity status --format=json` has it; no secret is in it."""
+        if self._service is None:
+            raise UsageError("this identity is not running; start it first")
+        return self._service.status()
+
+    # --- its life, as coroutines of either framework ---------------------------------------
+
+    async def _start(self, within: timedelta | None) -> Credential:
+        if self._service is not None:
+            raise UsageError("an identity is started once; make a new one")
+        self._loop, self._futures = self._framework()
+        service = self._begin()
+        patience = None
+        if within is not None:
+            patience = self._loop.call_later(within.total_seconds(), self._give_up, within)
+        try:
+            await self._up
+            return self.current
+        except BaseException:
+            await self._stop()
+            raise
+        finally:
+            if patience is not None:
+                patience.cancel()
+            assert self._service is service
+
+    async def _renew(self) -> Credential:
+        if self._service is None:
+            raise UsageError("this identity is not running; start it first")
+        await self._native(self._service.renew())
+        return self.current
+
+    async def _ended(self) -> None:
+        if self._finish is not None:
+            if self._finish.error is not None:
+                raise _afresh(self._finish.error)
+            return
+        ending = self._framework()[1].create_future()
+        self._ends.append(ending)
+        await ending
+
+    async def _stop(self) -> None:
+        if self._service is None or self._stopping:
+            return
+        self._stopping = True
+        try:
+            await self._native(self._service.stopService())
+        finally:
+            self._state.release()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stop()
+
+    # --- the service, and what comes of it -------------------------------------------------
+
+    def _begin(self) -> IdentityService:
+        config = self._config
+        if not self._in_memory:
+            Directory(config.destination).prepare()
+            self._state = StateFile(config.destination)
+        try:
+            durable = self._state.load()
+            token = token_for(config, durable, _no_standard_input)
+            check_beginning(config.destination, durable, token, self._state.damaged)
+            remote = remote_for(config, config.auth_servers or remembered(durable), self._loop)
+            service = IdentityService(
+                reactor=LoopTimers(self._loop),
+                clocks=self._clocks,
+                options=options_for(config, token, remote, ONE_OUTPUT),
+                durable=durable,
+                state_file=self._state,
+                outlets=Outlets({OUTPUT: ()}),
+                where=self._where,
+                remote=remote,
+                published=self._published,
+                described=[{"name": OUTPUT, "destination": self._where, "outputs": []}],
+            )
+        except BaseException:
+            self._state.release()
+            raise
+        if self._state.damaged:
+            self._log.warn("passed over a damaged copy of the state ({damaged}); going on from the other one",
+                           damaged=self._state.damaged)
+        self._service = service
+        self._up = self._futures.create_future()
+        service.ended.addCallback(self._over)
+        service.startService()
+        return service
+
+    def _published(self, held: Held) -> None:
+        """In the middle of a step of the machine: what a program does comes after it."""
+        credential = self._credential
+        if credential is None or (credential.instance, credential.generation) != (
+            held.instance_id, held.generation
+        ):
+            self._credential = Credential.from_held(held)
+        self._loop.call_soon(self._tell)
+
+    def _tell(self) -> None:
+        service, credential, before = self._service, self._credential, self._told
+        if service is None or credential is None or self._stopping or not self._is_valid(service):
+            return
+        self._told = credential
+        if not self._config.one_shot:
+            self._settle(self._up, None)
+        if before is not None and before is not credential and self._on_renewal is not None:
+            try:
+                self._on_renewal(credential)
+            except Exception:
+                self._log.failure("on_renewal failed", Failure())
+
+    def _over(self, finish: Finish) -> None:
+        """The identity is over, or was stopped."""
+        self._finish = finish
+        self._loop.call_soon(self._tell_end, finish)
+
+    def _tell_end(self, finish: Finish) -> None:
+        error = finish.error
+        if self._credential is not None and error is None:
+            self._settle(self._up, None)
+        self._settle(self._up, error or Unreachable("stopped before there was a credential"))
+        ends, self._ends = self._ends, []
+        for end in ends:
+            self._settle(end, error)
+
+    def _give_up(self, within: timedelta) -> None:
+        assert self._service is not None
+        self._settle(self._up, self._trouble(self._service))
+
+    def _is_valid(self, service: IdentityService) -> bool:
+        return readiness.has_valid_certificate(service.state, self._clocks.moment())
+
+    def _trouble(self, service: IdentityService) -> MeziteError:
+        error = service.state.trouble
+        if error is None:
+            return NoAnswer(f"no answer yet from the auth server at {service.state.options.server}")
+        return _afresh(error)
+
+    # --- futures of the framework ----------------------------------------------------------
+
+    def _settle(self, future: Any, error: BaseException | None) -> None:
+        """Does nothing to one that has been settled or cancelled."""
+        if self._futures.is_called(future):
+            return
+        if error is None:
+            self._futures.resolve(future, None)
+        else:
+            self._futures.reject(future, _afresh(error))
+
+    def _native(self, deferred: Deferred[Any]) -> Awaitable[None]:
+        future: Awaitable[None] = self._futures.create_future()
+
+        def settle(result: Any) -> None:
+            # Later: a program that goes on in the middle of a step could stop what steps.
+            self._loop.call_soon(self._settle, future, result.value if isinstance(result, Failure) else None)
+
+        deferred.addBoth(settle)
+        return future
+
+
+def _afresh(error: _Error) -> _Error:
+    """The same error without what raising it elsewhere has left on it."""
+    return error.with_traceback(None)
+
+
+def _text(value: object) -> object:
+    """As a person would write it in mezd's configuration."""
+    if isinstance(value, timedelta):
+        return format_duration(value)
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _no_standard_input() -> str:
+    raise UsageError("join_token: a program's token does not come from standard input; pass it, or its file")
