@@ -1,7 +1,7 @@
 """All private names of Conch that this package uses, each behind a public one.
 
-Conch has no hooks for host certificates, for the signatures that it announces, or
-for the moment when keys change.  :data:`PRIVATE_NAMES` is checked by a test, so that
+Conch has no hooks for host certificates on either side, for the signatures that it
+announces, or for the moment when keys change.  :data:`PRIVATE_NAMES` is checked by a test, so that
 a Twisted that moves one is noticed there.
 """
 
@@ -10,9 +10,12 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from twisted.conch.ssh import _kex
-from twisted.conch.ssh.transport import SSHServerTransport, SSHTransportBase
+from twisted.conch.ssh.transport import SSHClientTransport, SSHServerTransport, SSHTransportBase
 from twisted.internet.tcp import Connection
 from twisted.logger import Logger
+
+from mezite.certs import wire
+from mezite.certs.wire import Reader
 
 PRIVATE_NAMES: dict[Any, tuple[str, ...]] = {
     SSHTransportBase: (
@@ -20,7 +23,10 @@ PRIVATE_NAMES: dict[Any, tuple[str, ...]] = {
         "_blockedByKeyExchange", "_newKeys", "_keySetup", "_log",
     ),
     SSHServerTransport: ("_getHostKeys", "_keySetup"),
-    _kex: ("getSupportedKeyExchanges",),
+    SSHClientTransport: (
+        "_ssh_KEX_ECDH_REPLY", "_generateECSharedSecret", "_encodeECPublicKey", "_keySetup",
+    ),
+    _kex: ("getSupportedKeyExchanges", "getHashProcessor", "isEllipticCurve", "isPQHybrid"),
     Connection: ("dataBuffer", "writeSomeData"),  # and its instances' _tempDataLen
 }
 
@@ -95,6 +101,45 @@ class ConchServer(ConchTransport, SSHServerTransport):
         is_first = self.sessionID is None
         SSHTransportBase._keySetup(self, sharedSecret, exchangeHash)
         self.keys_agreed(is_first=is_first)
+
+
+class ConchClient(ConchTransport, SSHClientTransport):
+    """A client's transport: what the server shows and signs comes to one hook.
+
+    Only for the elliptic-curve exchanges of :func:`able_client_key_exchanges`.
+    """
+
+    ecPub: Any
+    ecPriv: Any
+
+    def check_host(self, shown: bytes, signature: bytes, exchange_hash: bytes) -> None:
+        """Returns when *signature* over *exchange_hash* is of the host that *shown*, its
+        key or certificate, must prove; raises otherwise.  Nothing was said to it yet."""
+        raise NotImplementedError
+
+    def _ssh_KEX_ECDH_REPLY(self, packet: bytes) -> None:
+        # Written anew: Conch's can read a plain key only, and never pins the signature's type.
+        reader = Reader(packet, "key exchange")
+        shown, theirs, signature = reader.string(), reader.string(256), reader.string()
+        reader.finish()
+        secret = self._generateECSharedSecret(self.ecPriv, theirs)
+        made = _kex.getHashProcessor(self.kexAlg)()
+        for part in (
+            self.ourVersionString, self.otherVersionString, self.ourKexInitPayload,
+            self.otherKexInitPayload, shown, self._encodeECPublicKey(self.ecPub), theirs,
+        ):
+            made.update(wire.string(part))
+        made.update(secret)
+        self.check_host(shown, signature, made.digest())
+        self._keySetup(secret, made.digest())
+
+
+def able_client_key_exchanges() -> list[bytes]:
+    """Those of :func:`able_key_exchanges` that :class:`ConchClient` can do."""
+    return [
+        name for name in _kex.getSupportedKeyExchanges()
+        if _kex.isEllipticCurve(name) and not _kex.isPQHybrid(name)
+    ]
 
 
 def able_key_exchanges() -> list[bytes]:
