@@ -37,16 +37,16 @@ _Error = TypeVar("_Error", bound=BaseException)
 
 
 class Settings(TypedDict, total=False):
-    """As mezd's options of the same names (docs/operations.md)."""
+    """As mezd's options of the same names (docs/operations.md); ``None`` is as good as left out."""
 
-    auth_server: str
+    auth_server: str | None
     """``host:port``, or several of one database, separated by commas; known from the state after the join."""
-    join_token: str
-    join_token_file: str | os.PathLike[str]
-    renewal_interval: timedelta | str
-    certificate_ttl: timedelta | str
-    ca_pin: str
-    ca_file: str | os.PathLike[str]
+    join_token: str | None
+    join_token_file: str | os.PathLike[str] | None
+    renewal_interval: timedelta | str | None
+    certificate_ttl: timedelta | str | None
+    ca_pin: str | None
+    ca_file: str | os.PathLike[str] | None
 
 
 class Forgetful:
