@@ -34,7 +34,7 @@ async def main(options: argparse.Namespace) -> None:
                 host, options.port, username=login, **credential.for_asyncssh()
             ) as connection:
                 done = await connection.run(options.command, check=True)
-            print(f"generation {credential.generation}: {done.stdout}", end="", flush=True)
+            print(f"generation {credential.generation}:", done.stdout, end="", flush=True)
 
 
 if __name__ == "__main__":

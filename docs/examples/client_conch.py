@@ -66,7 +66,7 @@ async def deploy(reactor, options):
             )
             text = await run(connection, options.command)
             connection.transport.loseConnection()
-            print(f"generation {credential.generation}: {text}", end="", flush=True)
+            print(f"generation {credential.generation}:", text, end="", flush=True)
 
 
 async def main(reactor, options):

@@ -100,7 +100,10 @@ class Keeper:
         self._finish: Finish | None = None
         self._stopping = False
         self._up: Any = None
+        self._is_gone = False
         self._ends: list[Any] = []
+        self._stops: list[Any] = []
+        """Futures of those who wait for the identity's end, and for that of its stopping."""
 
     def _framework(self) -> tuple[asyncio.AbstractEventLoop, Any]:
         """The loop, and txaio for the framework that runs it."""
@@ -162,18 +165,22 @@ class Keeper:
             if self._finish.error is not None:
                 raise _afresh(self._finish.error)
             return
-        ending = self._framework()[1].create_future()
-        self._ends.append(ending)
-        await ending
+        await self._in_line(self._ends)
 
     async def _stop(self) -> None:
-        if self._service is None or self._stopping:
+        if self._service is None or self._is_gone:
+            return
+        if self._stopping:
+            await self._in_line(self._stops)
             return
         self._stopping = True
         try:
             await self._native(self._service.stopService())
         finally:
+            # Nothing is written any more: the machine has ended.
             self._state.release()
+            self._is_gone = True
+            self._settle_all(self._stops, None)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -248,9 +255,7 @@ class Keeper:
         if self._credential is not None and error is None:
             self._settle(self._up, None)
         self._settle(self._up, error or Unreachable("stopped before there was a credential"))
-        ends, self._ends = self._ends, []
-        for end in ends:
-            self._settle(end, error)
+        self._settle_all(self._ends, error)
 
     def _give_up(self, within: timedelta) -> None:
         assert self._service is not None
@@ -275,6 +280,15 @@ class Keeper:
             self._futures.resolve(future, None)
         else:
             self._futures.reject(future, _afresh(error))
+
+    def _settle_all(self, futures: list[Any], error: BaseException | None) -> None:
+        while futures:
+            self._settle(futures.pop(), error)
+
+    def _in_line(self, futures: list[Any]) -> Awaitable[None]:
+        future: Awaitable[None] = self._framework()[1].create_future()
+        futures.append(future)
+        return future
 
     def _native(self, deferred: Deferred[Any]) -> Awaitable[None]:
         future: Awaitable[None] = self._futures.create_future()

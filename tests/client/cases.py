@@ -286,6 +286,21 @@ async def a_stopped_identity_says_so(world: World) -> object:
 
 
 @case
+async def two_who_stop_it_both_wait_for_its_end(world: World) -> object:
+    identity = world.identity(world.token())
+    await identity.start()
+    world.servicer.mode = "hang"
+    renewing, stopping = identity.renew(), identity.stop()
+    if FACE == "asyncio":
+        renewing, stopping = asyncio.ensure_future(renewing), asyncio.ensure_future(stopping)
+        await asyncio.sleep(0)
+    await identity.stop()
+    released = not identity._state._lock.descriptor >= 0
+    await stopping
+    return [released, (await error_of(renewing))[0]]
+
+
+@case
 async def once_in_memory(world: World) -> object:
     one = await world.join(None, join_token=world.token(), certificate_ttl=timedelta(minutes=5))
     left = one.valid_before - datetime.now(UTC)

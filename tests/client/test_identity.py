@@ -28,6 +28,7 @@ EXPECTED: dict[str, object] = {
     "what_a_callback_raises_harms_nobody": 3,
     "without_a_token_there_is_nothing_to_begin_with": ("usage", "there is no identity in "),
     "a_stopped_identity_says_so": ("usage", "not running; start it first"),
+    "two_who_stop_it_both_wait_for_its_end": [True, "unreachable"],
     "once_in_memory": [1, True, False],
     "once_in_a_directory_it_joins_and_then_renews": [1, 2],
     "once_refused": ("locked", "bot/github-deploy is locked"),

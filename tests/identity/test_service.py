@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -192,6 +193,26 @@ def test_stopping_while_asking_leaves_nothing(
     running.stop()
     assert [Finish(0)] == running.finished
     assert running.clock.getDelayedCalls() == []
+
+
+def test_a_request_that_is_cut_has_ended_when_stopping_is_done(
+    auth: Auth, begin: Callable[..., Running], remote: FakeRemote, log: list[str]
+) -> None:
+    """gRPC's ends a moment after it was cancelled; that is no fault to tell of."""
+    ending: Deferred[Any] = Deferred()
+
+    def ask(*args: Any) -> Deferred[Any]:
+        asked: Deferred[Any] = Deferred(lambda asked: asked.callback(None))
+        return asked.addCallback(lambda cancelled: ending)
+
+    remote.ask = ask  # type: ignore[method-assign]
+    running = begin(token=auth.add_token(auth.add_bot()))
+    stopped = running.service.stopService()
+    assert not stopped.called
+    ending.errback(asyncio.CancelledError())
+    assert stopped.called
+    assert not any("broke" in one for one in log)
+    assert running.generation == 0
 
 
 def test_refusals_end_with_their_code(auth: Auth, begin: Callable[..., Running], remote: FakeRemote) -> None:
