@@ -52,5 +52,7 @@ if __name__ == "__main__":
         asyncio.run(main(parser.parse_args()))
     except MeziteError as error:
         sys.exit(f"{error} ({error.code})")
+    except KeyboardInterrupt:
+        sys.exit(130)
     except asyncssh.Error as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -1,7 +1,8 @@
-"""The programs of docs/examples/: each joins, renews, and logs in to the real node, strict about the host."""
+"""The programs of docs/examples and docs/client.md, against the real server and node, strict about hosts."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 
 from tests.system.processes import BIN, Cluster, Finished, environment, run
 
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+DOCS = Path(__file__).parents[2] / "docs"
+EXAMPLES = DOCS / "examples"
+PROGRAMS = re.findall(r"^```python\n(.*?)^```", (DOCS / "client.md").read_text(), re.DOTALL | re.MULTILINE)
 BOTH = pytest.mark.parametrize("example", ["client_asyncssh", "client_conch"])
 
 
@@ -107,3 +110,23 @@ def test_mezd_leaves_what_a_program_has_joined(cluster: Cluster, example: str, t
     left = run(leave, environment(tmp_path))
     assert left.code == 0, left
     assert left.out.startswith(f"left: bot {program.bot}, ")
+
+
+@pytest.mark.parametrize(("number", "expected"), [
+    (0, "deploy\n"), (1, "logged in by generation 1\n"), (2, "docs-script 1\n"),
+], ids=["asyncio", "twisted", "script"])
+def test_the_programs_of_the_page_run_as_they_stand_there(
+    cluster: Cluster, tmp_path: Path, number: int, expected: str
+) -> None:
+    assert len(PROGRAMS) == 3
+    text = PROGRAMS[number]
+    for written, real in (
+        ("auth.example.com:3025", f"127.0.0.1:{cluster.port}"), ("/var/lib/deploy", str(tmp_path / "deploy")),
+        ("web-server-01", "127.0.0.1"), ("3022", str(cluster.node_port)),
+    ):
+        text = text.replace(written, real)
+    (tmp_path / "program.py").write_text(text)
+    bot = ["docs-asyncio", "docs-twisted", "docs-script"][number]
+    env = environment(tmp_path, MEZITE_JOIN_TOKEN=cluster.add_bot(bot))
+    done = run([sys.executable, tmp_path / "program.py"], env, timeout=60)
+    assert (done.code, done.out) == (0, expected), done
