@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 import txaio.aio
 
-from mezite.client.base import DEFAULT_PATIENCE, Keeper, Settings
+from mezite.client.base import DEFAULT_PATIENCE, Keeper, Lasting, Settings
 from mezite.client.credential import Credential
 from mezite.client.logs import tell_logging
 
@@ -21,7 +21,7 @@ class _OnAsyncio(Keeper):
         return loop, txaio.aio.with_config(loop=loop)
 
 
-class Identity(_OnAsyncio):
+class Identity(_OnAsyncio, Lasting):
     """An identity whose state lies in *directory*, renewed until it is stopped.
 
     ``async with Identity(...) as identity`` starts and stops it; inside,

@@ -9,6 +9,7 @@ coroutines serve both; aio.py and tx.py are its two faces.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -81,17 +82,15 @@ class Keeper:
         self,
         directory: str | os.PathLike[str] | None,
         *,
-        on_renewal: Callable[[Credential], object] | None = None,
-        one_shot: bool = False,
+        one_shot: bool,
         **settings: Unpack[Settings],
     ) -> None:
-        """Raises :class:`UsageError` for settings that make no sense; nothing else happens yet."""
         given = {name: _text(value) for name, value in settings.items()}
         where = None if directory is None else os.fspath(directory)
         self._config = daemon.from_keywords({**given, "destination": where, "one_shot": one_shot})
         self._in_memory = directory is None
         self._where = "memory" if directory is None else str(self._config.destination)
-        self._on_renewal = on_renewal
+        self._on_renewal: Callable[[Credential], object] | None = None
         self._clocks = Clocks.of_system()
         self._service: IdentityService | None = None
         self._state: StateFile | Forgetful = Forgetful()
@@ -181,11 +180,6 @@ class Keeper:
             self._state.release()
             self._is_gone = True
             self._settle_all(self._stops, None)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._stop()
 
     # --- the service, and what comes of it -------------------------------------------------
 
@@ -299,6 +293,28 @@ class Keeper:
 
         deferred.addBoth(settle)
         return future
+
+
+class Lasting(Keeper):
+    """One that goes on, and so has a directory; inside ``async with`` it runs."""
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        on_renewal: Callable[[Credential], object] | None = None,
+        **settings: Unpack[Settings],
+    ) -> None:
+        """Raises :class:`UsageError` for settings that make no sense; nothing else happens yet."""
+        super().__init__(os.fspath(directory), one_shot=False, **settings)
+        if inspect.iscoroutinefunction(on_renewal):
+            raise UsageError("on_renewal: it is called and not awaited; give a plain function")
+        self._on_renewal = on_renewal
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stop()
 
 
 def _afresh(error: _Error) -> _Error:

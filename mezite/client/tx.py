@@ -11,7 +11,7 @@ from typing import Any, Unpack
 import txaio.tx
 from twisted.internet.defer import Deferred
 
-from mezite.client.base import DEFAULT_PATIENCE, Keeper, Settings
+from mezite.client.base import DEFAULT_PATIENCE, Keeper, Lasting, Settings
 from mezite.client.credential import Credential
 from mezite.errors import UsageError
 
@@ -30,7 +30,7 @@ class _OnTwisted(Keeper):
         return loop, txaio.tx.with_config(loop=reactor)
 
 
-class Identity(_OnTwisted):
+class Identity(_OnTwisted, Lasting):
     """An identity whose state lies in *directory*, renewed until it is stopped.
 
     In a coroutine ``async with Identity(...) as identity`` starts and stops it;

@@ -106,6 +106,14 @@ class Clocks:
         return cls(time.monotonic, time.time, random.random)
 
 
+class _Loop(LoopingCall):
+    """By *timers*: the inherited constructor would install a reactor in a program that has none."""
+
+    def __init__(self, call: Callable[[], object], timers: Any) -> None:
+        self.f, self.a, self.kw = call, (), {}
+        self.clock = timers
+
+
 class IdentityService(Service):
     """Runs one identity until it ends or is stopped.
 
@@ -154,8 +162,7 @@ class IdentityService(Service):
         self._waiting: list[Deferred[dict[str, Any]]] = []
         self.meter = RequestMeter()
         """What was asked of the server in this run."""
-        self._loop = LoopingCall(self._tick)
-        self._loop.clock = reactor
+        self._loop = _Loop(self._tick, reactor)
 
     def startService(self) -> None:
         super().startService()

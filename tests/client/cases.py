@@ -362,6 +362,7 @@ async def everything() -> dict[str, object]:
 def main() -> None:
     if FACE == "asyncio":
         found = loop.run_until_complete(everything())
+        assert "twisted.internet.reactor" not in sys.modules, "it runs without one"
     else:
         from twisted.internet import reactor
 

@@ -33,6 +33,28 @@ def test_faults_name_the_keyword(tmp_path: Path, settings: dict[str, Any], expec
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_identity_that_goes_on_has_a_directory() -> None:
+    with pytest.raises(TypeError):
+        aio.Identity(None, auth_server="127.0.0.1:1", join_token="x")  # type: ignore[arg-type]
+
+
+def test_a_callback_that_would_have_to_be_awaited_is_refused(tmp_path: Path) -> None:
+    async def renewed(credential: object) -> None:
+        pass
+
+    with pytest.raises(UsageError, match="on_renewal"):
+        aio.Identity(tmp_path, on_renewal=renewed)
+
+
+def test_no_module_of_it_chooses_a_reactor() -> None:
+    """A program may install its own afterwards.  (Conch imports one, and so does what uses it.)"""
+    program = ("import sys, mezite.client.aio, mezite.client.tx; "
+               "print('twisted.internet.reactor' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60,
+                          cwd=Path(__file__).parents[2], check=False)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
 def test_durations_are_texts_or_timedeltas(tmp_path: Path) -> None:
     config = from_keywords({"destination": str(tmp_path), "renewal_interval": "30m", "certificate_ttl": "1h"})
     assert (config.renewal_interval, config.certificate_ttl) == (timedelta(minutes=30), timedelta(hours=1))
