@@ -8,6 +8,7 @@ from typing import Any, cast
 from twisted.conch.ssh.connection import SSHConnection
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.endpoints import connectProtocol
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from mezite.client.credential import Credential
@@ -51,5 +52,7 @@ async def _connect(
         await connecting.addTimeout(within.total_seconds(), reactor)
         left = max(0.0, within.total_seconds() - (reactor.seconds() - begun))
         return await client.opened.addTimeout(left, reactor)
-    except TimeoutError:
+    except (TimeoutError, ConnectingCancelledError):
+        if reactor.seconds() - begun < within.total_seconds():
+            raise  # whoever called has cancelled it
         raise NoAnswer(f"{host} did not let {login} in within {within.total_seconds():g} s") from None
