@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import re
 import socket
 from datetime import timedelta
 
@@ -25,6 +26,7 @@ from mezite.errors import NoAnswer, Unreachable
 _NEXT_ADDRESS_AFTER_S = 0.25
 """Addresses of one name are tried side by side (RFC 8305)."""
 _PIECE = 16 * 1024
+_NUMBER = re.compile(r"\[Errno (\d+)\]")
 
 
 class _HungUp(Exception):
@@ -116,11 +118,15 @@ async def fetch_chain(host: str, port: int, within: timedelta) -> list[x509.Cert
             f"cannot reach the auth server at {where}: {_plainly(error)}; is it running, "
             "and is --auth-server right?"
         ) from None
+    except Exception as error:
+        # Whatever else a connection ends with: it gave no chain.
+        raise Unreachable(f"the first contact with {where} failed: {plain(str(error), 200)}") from None
 
 
 def _plainly(error: OSError) -> str:
-    """Of several addresses asyncio tells all failures in one, without a number."""
-    text = os.strerror(error.errno) if error.errno else plain(str(error), 200)
+    """Of several addresses asyncio tells all failures in one text, which has the only numbers: the first."""
+    number = error.errno or next(map(int, _NUMBER.findall(str(error))), 0)
+    text = os.strerror(number) if number else plain(str(error), 200)
     return text[:1].lower() + text[1:].rstrip(".")
 
 

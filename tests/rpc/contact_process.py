@@ -88,6 +88,27 @@ async def nobody_is_there() -> object:
 
 
 @case
+async def nobody_is_there_at_any_of_its_addresses() -> object:
+    """A name that leads to several; asyncio then tells all failures in one."""
+
+    async def both(host: str, port: int, **_: Any) -> list[Any]:
+        found = []
+        for address in ("127.0.0.1", "::1"):
+            found += await loop.run_in_executor(
+                None, lambda address=address: socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+            )
+        return found
+
+    async with serving(Servicer(auth), ca.leaf()) as port:
+        pass
+    loop.getaddrinfo = both  # type: ignore[method-assign,assignment]
+    try:
+        return await contact(port, ca.pin, "both.example")
+    finally:
+        del loop.getaddrinfo
+
+
+@case
 async def nobody_has_the_name() -> object:
     return await contact(1, ca.pin, "nobody.invalid")
 

@@ -15,6 +15,7 @@ EXPECTED: dict[str, object] = {
     "refuses_another_ca": ("untrusted_server", "not the pinned one"),
     "refuses_the_pinned_ca_over_a_foreign_leaf": ("untrusted_server", "is not signed by it"),
     "nobody_is_there": ("unreachable", "connection refused"),
+    "nobody_is_there_at_any_of_its_addresses": ("unreachable", "connection refused; is it"),
     "nobody_has_the_name": ("unreachable", "no address is known for nobody.invalid"),
     "a_server_that_says_nothing": ("unreachable", "no answer within 3 s"),
     "a_server_of_plain_text": ("unreachable", "broke off the TLS 1.3 handshake"),
