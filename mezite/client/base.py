@@ -209,8 +209,10 @@ class Keeper:
             self._state.release()
             raise
         if self._state.damaged:
-            self._log.warn("passed over a damaged copy of the state ({damaged}); going on from the other one",
-                           damaged=self._state.damaged)
+            self._log.warn(
+                "passed over a damaged copy of the state ({damaged}); going on from the other one",
+                event="identity.state_damaged", damaged=self._state.damaged,
+            )
         self._service = service
         self._up = self._futures.create_future()
         service.ended.addCallback(self._over)
@@ -237,7 +239,7 @@ class Keeper:
             try:
                 self._on_renewal(credential)
             except Exception:
-                self._log.failure("on_renewal failed", Failure())
+                self._log.failure("on_renewal failed", Failure(), event="client.callback_failed")
 
     def _over(self, finish: Finish) -> None:
         """The identity is over, or was stopped."""
