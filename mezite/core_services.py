@@ -23,6 +23,7 @@ from mezite.threads import Doorway, Gathering
 
 _log = Logger()
 T = TypeVar("T")
+U = TypeVar("U")
 
 GATHER_S = 0.02
 """So long audit events wait for others, to be written in one transaction."""
@@ -195,9 +196,11 @@ class CoreServices:
         submit = self.storage.write if write else self.storage.read
         return await self.doorway.deferred(submit(use_case))
 
-    def run_rpc(self, prepare: Callable[[], Callable[[Transaction], T]]) -> asyncio.Future[T]:
-        """For machines' requests: what comes of the use case that *prepare* gives."""
-        return self._together(prepare)
+    def run_rpc(
+        self, prepare: Callable[[], Callable[[Transaction], T]], finish: Callable[[T], U]
+    ) -> asyncio.Future[U]:
+        """For machines' requests: what *finish* makes of the outcome of the use case that *prepare* gives."""
+        return self._together(prepare, finish)
 
     def follow_clock(self) -> Deferred[None]:
         """In a worker: the head commits the time, and takes an operator's word for it."""

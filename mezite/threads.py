@@ -85,17 +85,21 @@ class Doorway:
 
 
 Prepare = Callable[[], Callable[[Any], Any]]
+Finish = Callable[[Any], Any]
 
 
 class _Asked:
     """A use case of somebody who waits in the loop: what a storage calls a Waiter."""
 
-    __slots__ = ("_crossing", "_gathering", "prepare", "use_case")
+    __slots__ = ("_crossing", "_finish", "_gathering", "prepare", "use_case")
     is_reading = False
 
-    def __init__(self, gathering: Gathering, prepare: Prepare, crossing: asyncio.Future[Any]) -> None:
+    def __init__(
+        self, gathering: Gathering, prepare: Prepare, finish: Finish, crossing: asyncio.Future[Any]
+    ) -> None:
         self._gathering = gathering
         self._crossing = crossing
+        self._finish = finish
         self.prepare = prepare
         self.use_case: Callable[[Any], Any] = _unprepared
 
@@ -110,7 +114,10 @@ class _Asked:
         if crossing.done():
             return
         if error is None:
-            crossing.set_result(result)
+            try:
+                crossing.set_result(self._finish(result))
+            except Exception as failed:
+                crossing.set_exception(failed)
         else:
             crossing.set_exception(error)
 
@@ -135,11 +142,11 @@ class Gathering:
         self._last_together = 0
         self.under_way = 0
 
-    def __call__(self, prepare: Prepare) -> asyncio.Future[Any]:
-        """What comes of the use case that *prepare* gives, or what either of them raises;
-        both are called later."""
+    def __call__(self, prepare: Prepare, finish: Finish) -> asyncio.Future[Any]:
+        """What *finish* makes of the outcome of the use case that *prepare* gives, or what
+        any of them raises; all are called later."""
         crossing = self._doorway.crossing()
-        self._gathered.append(_Asked(self, prepare, crossing))
+        self._gathered.append(_Asked(self, prepare, finish, crossing))
         if len(self._gathered) == 1:
             loop = crossing.get_loop()
             if self.under_way == 0 and self._last_together <= 1:

@@ -132,13 +132,13 @@ def test_what_comes_in_one_turn_is_submitted_together_and_in_order() -> None:
         raise ValueError("no such thing")
 
     async def scenario(ask: Gathering, submitted: Submitted) -> None:
-        waiting = [ask(prepare("a")), ask(refuse), ask(prepare("b"))]
+        waiting = [ask(prepare("a"), str.upper), ask(refuse, str.upper), ask(prepare("b"), str.upper)]
         assert submitted.batches == []
         await asyncio.sleep(0)
         assert submitted.names == [["a", "b"]]
         submitted.answer(0)
         a, refused, b = await asyncio.gather(*waiting, return_exceptions=True)
-        assert (a, b) == ("a", "b")
+        assert (a, b) == ("A", "B")
         assert isinstance(refused, ValueError)
 
     gathering(scenario)
@@ -149,12 +149,12 @@ def test_who_comes_while_others_are_under_way_is_gathered() -> None:
     the first; and whoever comes alone afterwards does not wait."""
 
     async def scenario(ask: Gathering, submitted: Submitted) -> None:
-        first = ask(prepare("a"))
+        first = ask(prepare("a"), str)
         await asyncio.sleep(0)
         assert submitted.names == [["a"]]
-        gathered = [ask(prepare("b"))]
+        gathered = [ask(prepare("b"), str)]
         await asyncio.sleep(0)
-        gathered += [ask(prepare("c")), ask(prepare("d"))]
+        gathered += [ask(prepare("c"), str), ask(prepare("d"), str)]
         submitted.answer(0)
         assert await first == "a"
         assert submitted.names == [["a"]]
@@ -163,15 +163,27 @@ def test_who_comes_while_others_are_under_way_is_gathered() -> None:
         assert await asyncio.gather(*gathered) == ["b", "c", "d"]
         assert submitted.names == [["a"], ["b", "c", "d"]]
         # Several came together last: one more is waited for, and then nobody.
-        late = ask(prepare("e"))
+        late = ask(prepare("e"), str)
         await submitted.come(3)
         submitted.answer(2)
         assert await late == "e"
-        alone = ask(prepare("f"))
+        alone = ask(prepare("f"), str)
         await asyncio.sleep(0)
         assert submitted.names[3:] == [["f"]]
         submitted.answer(3)
         assert await alone == "f"
+
+    gathering(scenario)
+
+
+def test_what_cannot_be_finished_fails_alone() -> None:
+    async def scenario(ask: Gathering, submitted: Submitted) -> None:
+        waiting = [ask(prepare("a"), int), ask(prepare("1"), int)]
+        await submitted.come(1)
+        submitted.answer(0)
+        failed, done = await asyncio.gather(*waiting, return_exceptions=True)
+        assert isinstance(failed, ValueError)
+        assert done == 1
 
     gathering(scenario)
 
@@ -181,7 +193,7 @@ def test_very_many_are_submitted_a_part_at_a_time() -> None:
 
     async def scenario(ask: Gathering, submitted: Submitted) -> None:
         names = [str(number) for number in range(MOST_TOGETHER + 5)]
-        waiting = [ask(prepare(name)) for name in names]
+        waiting = [ask(prepare(name), str) for name in names]
         await asyncio.sleep(0)
         assert submitted.names == [names[:MOST_TOGETHER]]
         await submitted.come(2)
@@ -197,10 +209,11 @@ def test_what_a_storage_does_not_take_fails_together() -> None:
 
     async def scenario(ask: Gathering, submitted: Submitted) -> None:
         submitted.error = ValueError("closed")
-        failed = await asyncio.gather(ask(prepare("a")), ask(prepare("b")), return_exceptions=True)
+        waiting = [ask(prepare(name), str) for name in "ab"]
+        failed = await asyncio.gather(*waiting, return_exceptions=True)
         assert failed == [submitted.error, submitted.error]
         submitted.error = None
-        alone = ask(prepare("c"))
+        alone = ask(prepare("c"), str)
         await submitted.come(1)
         submitted.answer(0)
         assert await alone == "c"
@@ -212,7 +225,7 @@ def test_who_has_gone_before_it_is_submitted_is_not_waited_for() -> None:
     """Its use case runs all the same: others may be told of what it did."""
 
     async def scenario(ask: Gathering, submitted: Submitted) -> None:
-        gone = ask(prepare("a"))
+        gone = ask(prepare("a"), str)
         gone.cancel()
         await asyncio.sleep(0)
         submitted.answer(0)

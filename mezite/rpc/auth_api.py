@@ -36,13 +36,19 @@ _UNPROVEN = frozenset({Reason.TOKEN_UNKNOWN, Reason.BAD_PROOF, Reason.INVALID_RE
 """Refusals of who may be guessing."""
 
 T = TypeVar("T")
+U = TypeVar("U")
+
+
+_Outcome = pb.IssueResponse | pb.LeaveResponse | Refused
 
 
 class Run(Protocol):
-    """Calls *prepare* some time, carries its use case to the storage, and brings the outcome back
-    after COMMIT.  What *prepare* raises, the awaitable does."""
+    """Calls *prepare* some time, carries its use case to the storage, and after COMMIT brings
+    what *finish* makes of its outcome.  What either raises, the awaitable does."""
 
-    def __call__(self, prepare: Callable[[], Callable[[Transaction], T]], /) -> Awaitable[T]: ...
+    def __call__(
+        self, prepare: Callable[[], Callable[[Transaction], T]], finish: Callable[[T], U], /
+    ) -> Awaitable[U]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +118,16 @@ class AuthApi(IdentityServiceServicer):
         )
 
     async def Join(self, request: pb.SignedRequest, context: ServicerContext) -> pb.IssueResponse:
-        return messages.issued_message(await self._answer(_JOIN, self._join, request, context))
+        answer: pb.IssueResponse = await self._answer(_JOIN, self._join, request, context)
+        return answer
 
     async def Renew(self, request: pb.SignedRequest, context: ServicerContext) -> pb.IssueResponse:
-        return messages.issued_message(await self._answer(_RENEW, self._renew, request, context))
+        answer: pb.IssueResponse = await self._answer(_RENEW, self._renew, request, context)
+        return answer
 
     async def Leave(self, request: pb.SignedRequest, context: ServicerContext) -> pb.LeaveResponse:
-        await self._answer(_LEAVE, self._leave, request, context)
-        return pb.LeaveResponse(server_time_unix_ms=messages.to_unix_ms(self._context.clock()))
+        answer: pb.LeaveResponse = await self._answer(_LEAVE, self._leave, request, context)
+        return answer
 
     async def _answer(
         self,
@@ -144,10 +152,10 @@ class AuthApi(IdentityServiceServicer):
             await self._refuse(context, outcome, method, call)
         return outcome
 
-    # What is prepared runs later, with all that have come meanwhile; what is signed by
-    # nobody never reaches the database.
+    # What is prepared and finished runs with what others ask; what is signed by nobody
+    # never reaches the database.
 
-    async def _join(self, call: _Call) -> Issued | Refused:
+    async def _join(self, call: _Call) -> pb.IssueResponse | Refused:
         def prepare() -> Callable[[Transaction], Issued | Refused]:
             signed = messages.signed_from(call.request)
             wanted = messages.join_request_from(signed.body)
@@ -156,9 +164,9 @@ class AuthApi(IdentityServiceServicer):
             proof = prove_join(self._context, wanted, signed)
             return lambda tx: join(self._context, tx, wanted, proof, nonce=signed.nonce, peer=call.peer)
 
-        return await self._run(prepare)
+        return await self._run(prepare, _issued)
 
-    async def _renew(self, call: _Call) -> Issued | Refused:
+    async def _renew(self, call: _Call) -> pb.IssueResponse | Refused:
         context, provenance = self._context, None
 
         def prepare() -> Callable[[Transaction], Issued | Refused | Unverified]:
@@ -179,13 +187,13 @@ class AuthApi(IdentityServiceServicer):
             call.prepare_again = prepare_again
             return use_case
 
-        outcome = await self._run(prepare)
+        outcome = await self._run(prepare, _renewed)
         if isinstance(outcome, Unverified):
-            outcome = await self._run(call.prepare_again)
+            outcome = await self._run(call.prepare_again, _renewed)
         assert not isinstance(outcome, Unverified)
         return outcome
 
-    async def _leave(self, call: _Call) -> Refused | bool:
+    async def _leave(self, call: _Call) -> pb.LeaveResponse | Refused:
         def prepare() -> Callable[[Transaction], Refused | None]:
             signed = messages.signed_from(call.request)
             wanted = messages.leave_request_from(signed.body)
@@ -197,7 +205,11 @@ class AuthApi(IdentityServiceServicer):
                 self._context, tx, wanted, proof, provenance, nonce=signed.nonce, peer=call.peer
             )
 
-        return await self._run(prepare) or True
+        def left(refused: Refused | None) -> pb.LeaveResponse | Refused:
+            now = self._context.clock()
+            return refused or pb.LeaveResponse(server_time_unix_ms=messages.to_unix_ms(now))
+
+        return await self._run(prepare, left)
 
     def _turned_away(self, kind: Kind, peer: Peer) -> Refused | None:
         """The refusal of a request that there is no room for; else it is counted
@@ -225,15 +237,15 @@ class AuthApi(IdentityServiceServicer):
         """Requests that are not answered yet."""
         return self._admission.waiting
 
-    def _note(self, method: str, outcome: Issued | Refused | bool, started: float) -> None:
+    def _note(self, method: str, outcome: _Outcome, started: float) -> None:
         reason = outcome.reason.code if isinstance(outcome, Refused) else OK
         self._meter.note(method, reason, self._seconds() - started)
 
-    def _left(self, peer: Peer, outcome: Issued | Refused | bool | None) -> None:
+    def _left(self, peer: Peer, outcome: _Outcome | None) -> None:
         self._admission.leave(
             peer.address,
             self._seconds(),
-            proven=outcome is True or isinstance(outcome, Issued),
+            proven=outcome is not None and not isinstance(outcome, Refused),
             failed=isinstance(outcome, Refused) and outcome.reason in _UNPROVEN,
             given_up=outcome is None,
         )
@@ -279,6 +291,14 @@ class AuthApi(IdentityServiceServicer):
         context.set_trailing_metadata(((REFUSAL_TRAILER, refusal_bytes(refused)),))
         await context.abort(STATUS_OF[refused.reason], f"{refused.reason.code}: {refused}")
         raise AssertionError("abort always raises")
+
+
+def _issued(outcome: Issued | Refused) -> pb.IssueResponse | Refused:
+    return messages.issued_message(outcome) if isinstance(outcome, Issued) else outcome
+
+
+def _renewed(outcome: Issued | Refused | Unverified) -> pb.IssueResponse | Refused | Unverified:
+    return outcome if isinstance(outcome, Unverified) else _issued(outcome)
 
 
 def _refusal(error: MeziteError) -> Refused:

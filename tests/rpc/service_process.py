@@ -35,8 +35,8 @@ def main() -> None:
     auth = Auth()
     auth.now = datetime.now(UTC)
 
-    async def run(prepare):  # type: ignore[no-untyped-def]
-        return auth.write(prepare())
+    async def run(prepare, finish):  # type: ignore[no-untyped-def]
+        return finish(auth.write(prepare()))
 
     leaf = IssuedLeaf(lambda: auth.loaded, ("127.0.0.1",), lambda: auth.now, auth.random)
     service = AuthRpcService(
