@@ -36,7 +36,9 @@ from mezite.rpc.client import ServerTrust, pinned_ca  # noqa: E402
 from tests.harness import Auth, Machine, Pending  # noqa: E402
 from tests.rpc.serving import Ca, Servicer, serving  # noqa: E402
 
-SOON = timedelta(seconds=3)
+PATIENCE = timedelta(seconds=60)
+SOON = timedelta(seconds=1)
+"""Where there will be no answer."""
 ca, other = Ca(), Ca()
 auth = Auth()
 bot = auth.add_bot()
@@ -48,8 +50,10 @@ def case(function: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[ob
     return function
 
 
-def contact(port: int, pin: str, host: str = "127.0.0.1") -> asyncio.Future[Any]:
-    return asyncio.ensure_future(pinned_ca(host, port, pin, SOON), loop=loop)
+def contact(
+    port: int, pin: str, host: str = "127.0.0.1", patience: timedelta = PATIENCE
+) -> asyncio.Future[Any]:
+    return asyncio.ensure_future(pinned_ca(host, port, pin, patience), loop=loop)
 
 
 @case
@@ -127,7 +131,7 @@ async def a_server_that_says_nothing() -> object:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        return await contact(listener.getsockname()[1], ca.pin)
+        return await contact(listener.getsockname()[1], ca.pin, patience=SOON)
 
 
 @case

@@ -36,11 +36,12 @@ Talk = Callable[[AuthClient], Awaitable[Any]]
 
 def talk(servicer: Servicer, ca: Ca, what: Talk, trust: ServerTrust | None = None, **leaf: Any) -> Any:
     """What *what* does with a client of *servicer*; its exception, where it raises one."""
+    patience = timedelta(seconds=1 if servicer.mode == "hang" else 60)
 
     async def both() -> Any:
         async with serving(servicer, ca.leaf("127.0.0.1", **leaf)) as port:
             known = trust or ServerTrust.from_cas([ca.certificate])
-            async with AuthClient(f"127.0.0.1:{port}", known, timedelta(seconds=3)) as client:
+            async with AuthClient(f"127.0.0.1:{port}", known, patience) as client:
                 try:
                     return await what(client)
                 except Exception as error:
