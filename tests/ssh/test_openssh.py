@@ -90,8 +90,11 @@ class Node:
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.directory / "audit").read_text().splitlines()]
 
+    def refusals(self) -> list[str]:
+        return [event["reason"] for event in self.events() if event["type"] == "authz.denied"]
+
     def last_refusal(self) -> str:
-        return [event["reason"] for event in self.events() if event["type"] == "authz.denied"][-1]
+        return self.refusals()[-1]
 
 
 def load(path: Path) -> Any:
@@ -183,14 +186,14 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
 @pytest.mark.parametrize("what", BAD)
 def test_bad_certificate_is_refused(what: str, builtin: Node) -> None:
     changes, login, code = BAD[what]
-    before = len(builtin.events())
+    before = len(builtin.refusals())
     done = builtin.run(builtin.identity("bad", **changes), "whoami", login=login)
     assert done.returncode == 255
     assert b"Permission denied (publickey)" in done.stderr
     # ssh itself does not offer a host certificate, only the key; test_userauth does.
     # That is told when the connection has ended.
     wanted = ["no_certificate" if code == "wrong_type" else code]
-    wait_for(lambda: [event["reason"] for event in builtin.events()[before:]] == wanted)
+    wait_for(lambda: builtin.refusals()[before:] == wanted)
 
 
 def test_foreign_ca_is_refused(builtin: Node) -> None:
@@ -201,7 +204,9 @@ def test_foreign_ca_is_refused(builtin: Node) -> None:
 def test_key_without_certificate_is_refused(builtin: Node) -> None:
     path = builtin.identity("bare")
     Path(f"{path}-cert.pub").unlink()
+    before = len(builtin.refusals())
     assert builtin.run(path, "whoami").returncode == 255
+    wait_for(lambda: builtin.refusals()[before:] == ["no_certificate"])
 
 
 def test_unknown_host_ca_is_refused_by_ssh(builtin: Node) -> None:
@@ -387,9 +392,9 @@ def test_lock_ends_live_sessions_and_their_processes(tmp_path_factory: pytest.Te
         wait_for(lambda: not remote(node))  # noqa: B023
         assert node.run(node.identity("sys"), "true").returncode == 255
         assert node.last_refusal() == "locked"
-        ends = [event for event in node.events() if event["type"] == "session.end"]
-        assert [event["reason"] for event in ends] == ["locked"]
-        assert "exit_status" not in ends[0]
+        (end,) = wait_for(lambda: [one for one in node.events() if one["type"] == "session.end"])  # noqa: B023
+        assert end["reason"] == "locked"
+        assert "exit_status" not in end
 
 
 def test_stop_leaves_no_process(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -35,7 +35,7 @@ def showing(directory: Path, **certificate: Any) -> Iterator[Node]:
 
 def shown(node: Node) -> ssh.Certificate:
     """What the node shows to its next client."""
-    with socket.create_connection(("127.0.0.1", node.port), 10) as probe:
+    with socket.create_connection(("127.0.0.1", node.port), 60) as probe:
         assert probe.recv(4) == b"SSH-"
     return ssh.parse_certificate_line((node.directory / "host-cert.pub").read_text())
 
@@ -54,7 +54,7 @@ def theirs(node: Node, host: str, *options: str) -> bool:
     return done.stdout == b"deploy\n"
 
 
-NOW = int(time.time())
+NOW, DAY = int(time.time()), 86400
 CASES: dict[str, tuple[dict[str, Any], dict[str, bool]]] = {
     "its names": ({}, {"localhost": True, "LOCALHOST": True, "127.0.0.1": True, "localhos": False}),
     "a wildcard": ({"names": ["loc*"]}, {"localhost": True, "loc": True, "lo": False, "x.loc": False}),
@@ -62,7 +62,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, bool]]] = {
     "a set is none": ({"names": ["[l]ocalhost"]}, {"localhost": False}),
     "a user certificate": ({"type": 1}, {"localhost": False}),
     "expired": ({"valid_before": NOW - 10}, {"localhost": False}),
-    "not yet valid": ({"valid_after": NOW + 1000}, {"localhost": False}),
+    "not yet valid": ({"valid_after": NOW + DAY, "valid_before": NOW + 2 * DAY}, {"localhost": False}),
     "a critical option": ({"critical_options": [["force-command", "x"]]}, {"localhost": False}),
     "an extension": ({"extensions": [["x@example.com", "y"]]}, {"localhost": True}),
 }

@@ -104,9 +104,9 @@ def test_paramiko_takes_the_change_of_keys(node: Node) -> None:
     client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
     client.connect("127.0.0.1", node.port, "deploy", pkey=key, look_for_keys=False, allow_agent=False)
     try:
-        stdin, stdout, _ = client.exec_command("echo", timeout=30)
+        stdin, stdout, _ = client.exec_command("echo", timeout=60)
         data = os.urandom(900_000)
-        stdin.channel.settimeout(30)
+        stdin.channel.settimeout(60)
         received = bytearray()
         for at in range(0, len(data), 30_000):
             stdin.write(data[at : at + 30_000])

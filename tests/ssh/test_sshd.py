@@ -51,7 +51,7 @@ def log_in(
          "-oBatchMode=yes", "-oStrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null",
          "-oLogLevel=ERROR",
          f"{LOGIN}@127.0.0.1", command],
-        capture_output=True, timeout=30,
+        capture_output=True, timeout=60,
     )
 
 

@@ -88,7 +88,7 @@ def test_without_permission_there_is_no_terminal(node: Node) -> None:
 
 def test_a_terminals_program_is_told_of_its_death(node: Node) -> None:
     assert run(node, "kill -KILL $$", options=TERMINAL).returncode == 255
-    assert node.events()[-1]["exit_signal"] == "KILL"
+    wait_for(lambda: node.events()[-1].get("exit_signal") == "KILL")
 
 
 def test_forced_commands_may_have_a_terminal(node: Node) -> None:
@@ -129,12 +129,17 @@ def test_sessions_are_ended_with_their_certificate_where_it_is_set(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     for other in started(tmp_path_factory, end_sessions_at_expiry=True):
-        soon = int(time.time()) + 6
-        client = subprocess.Popen(
-            other.command(other.identity("session", valid_before=soon), "echo"),
-            stdin=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        with client:
-            assert client.wait(60) == 255
-        assert time.time() >= soon
-        assert other.events()[-1]["reason"] == "expired"
+        for seconds in (4, 12, 40):
+            soon = int(time.time()) + seconds
+            client = subprocess.Popen(
+                other.command(other.identity("session", valid_before=soon), "echo"),
+                stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+            )
+            with client:
+                assert client.wait(60) == 255
+            assert time.time() >= soon
+            # On a busy machine the login may have come too late.
+            if any(event["type"] == "session.start" for event in other.events()):
+                break
+        (end,) = wait_for(lambda: [one for one in other.events() if one["type"] == "session.end"])  # noqa: B023
+        assert end["reason"] == "expired"
