@@ -86,7 +86,7 @@ def test_a_renewal_cut_at_any_byte_is_made_good(site: Site, proxy: PROXY) -> Non
         wait_for(lambda: machine.generation >= 1, f"join; {machine.log()}")
         for plan in broken:
             way.plan(plan, None)
-        wait_for(lambda: way.planned == 0 or daemon.code is not None, "plans", timeout=60)
+        wait_for(lambda: way.planned == 0 or daemon.code is not None, "plans")
         goal = machine.generation + 1
         wait_for(lambda: machine.published_generation() >= goal, f"renewal; {machine.log()}")
         machine.check_outputs()
@@ -115,7 +115,7 @@ def test_what_hangs_is_given_up_and_asked_again(site: Site, proxy: PROXY) -> Non
         way.plan(plan)
         wait_for(lambda: way.planned == 0, "renewal")
         goal = machine.generation + 2
-        wait_for(lambda: machine.published_generation() >= goal, f"renewal; {machine.log()}", timeout=50)
+        wait_for(lambda: machine.published_generation() >= goal, f"renewal; {machine.log()}")
         machine.check_alone()
         assert machine.stop() == 0, machine.log()
 
@@ -127,15 +127,15 @@ def test_a_server_away_for_half_a_ttl_costs_nothing(site: Site, proxy: PROXY) ->
     """The daemon asks again and again, and is back within seconds; the certificate never ends."""
     machine = site.machine("away")
     way = proxy()
-    machine.start("--renewal-interval=2s", "--certificate-ttl=12s", port=way.port)
+    machine.start("--renewal-interval=2s", "--certificate-ttl=20s", port=way.port)
     wait_for(lambda: machine.generation >= 2, f"renewal; {machine.log()}")
     way.is_down = True
     since = time.monotonic()
-    wait_for(lambda: time.monotonic() - since > 6, "half a TTL")
-    machine.check_certificate()
+    wait_for(lambda: time.monotonic() - since > 10, "half a TTL")
+    assert machine.has_valid_certificate()
     waits = re.findall(r"next try in (\S+)", machine.log())
     assert len(waits) >= 2
-    assert set(waits) <= {"1s", "2s"}, "a fifth of what is left of the certificate"
+    assert set(waits) <= {"1s", "2s", "3s", "4s"}, "a fifth of what is left of the certificate"
     way.is_down = False
     goal = machine.generation + 1
     wait_for(lambda: machine.published_generation() >= goal, f"renewal; {machine.log()}")
