@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -22,13 +23,17 @@ def children(pid: int) -> list[int]:
     listed = Path(f"/proc/{pid}/task/{pid}/children")
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(word) for word in (task / listed.name).read_text().split()]
+        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+            found += [int(word) for word in (task / listed.name).read_text().split()]
     return sorted(found)
 
 
 def workers(server: Process) -> list[int]:
     def command(pid: int) -> bytes:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes()
+        except FileNotFoundError:  # it has just ended
+            return b""
 
     return [pid for pid in children(server.pid) if b"mezite.worker" in command(pid)]
 
