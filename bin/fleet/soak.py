@@ -37,6 +37,12 @@ SETTLING = 60.0
 class Settings:
     daemons: int = 20
     seconds: float = 300
+    """At the least: it goes on until a backup has been put back, a theft planted, and more than
+    the least number of renewals and faults has come."""
+    least_renewals: int = 0
+    least_faults: int = 0
+    longest_wait: float = 300
+    """Seconds beyond them, after which it ends whatever is missing."""
     seed: int = 1
     ttl: str = "2m"
     shortest: float = 2
@@ -80,7 +86,8 @@ class Soak:
         self._restart_at: dict[str, float] = {}
         self.machines: list[Machine] = []
         self._joins: Counter[str] = Counter()
-        self.adopted = 0
+        self._reached: dict[str, int] = {}
+        """Instance → its newest generation."""
 
     # --- daemons ------------------------------------------------------------------------------
 
@@ -209,13 +216,17 @@ class Soak:
         backup = self.root / "backup"
         worker: threading.Thread | None = None
         copied = restored = False
+        renewals_copied: int | None = None
         next_look = 0.0
         next_fault = next_server = next_theft = 0.0
-        while (passed := time.monotonic() - began) < settings.seconds:
+        while (passed := time.monotonic() - began) < settings.seconds + settings.longest_wait:
+            if passed >= settings.seconds and self.harm.found_out and self._has_seen_enough():
+                break
             self._later.run()
             self.supervise()
             if passed >= next_look:
                 self.look()
+                self._renewals()
                 next_look = passed + 1
             if passed >= next_fault:
                 self._harm_somebody()
@@ -224,7 +235,13 @@ class Soak:
             if free and not copied and passed > settings.seconds * 0.15:
                 copied = True
                 worker = self._aside(self.harm.back_up, backup)
-            elif free and not restored and passed > settings.seconds * 0.3:
+            elif free and copied and renewals_copied is None:
+                renewals_copied = self._renewals()
+            elif (
+                free and not restored and passed > settings.seconds * 0.3
+                # A copy of what is there now is none of an older one.
+                and renewals_copied is not None and self._renewals() > renewals_copied
+            ):
                 restored = True
                 worker = self._aside(self.harm.restore, backup)
             elif free and passed >= next_server:
@@ -237,6 +254,23 @@ class Soak:
                 next_theft = passed + self.chance.expovariate(1 / settings.theft_every)
             time.sleep(0.1)
         self._settle(worker)
+
+    def _has_seen_enough(self) -> bool:
+        settings = self.settings
+        return (
+            bool(self.thefts)
+            and len(self.harm.proxy.broken) + self.harm.done.total() > settings.least_faults
+            and self._renewals() > settings.least_renewals
+        )
+
+    def _renewals(self) -> int:
+        """Of all instances that its machines were seen to be."""
+        for machine in self.machines:
+            held = machine.durable().held
+            if held is not None:
+                known = self._reached.get(held.instance_id, 1)
+                self._reached[held.instance_id] = max(known, held.generation)
+        return sum(generation - 1 for generation in self._reached.values())
 
     def _aside(self, what: Callable[..., None], *values: Any) -> threading.Thread:
         worker = threading.Thread(target=what, args=values)
@@ -361,7 +395,7 @@ def main() -> int:
     if shim.COMPILER is None:
         print("bin/soak: needs a C compiler (Debian: gcc libc6-dev)", file=sys.stderr)
         return 2
-    settings = Settings(given.daemons, given.seconds, given.seed)
+    settings = Settings(daemons=given.daemons, seconds=given.seconds, seed=given.seed)
     with tempfile.TemporaryDirectory(prefix="soak") as name:
         root = Path(name)
         launchers = Launchers(shim.build(root))
