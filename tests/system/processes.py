@@ -18,6 +18,9 @@ from typing import Any
 import grpc
 import yaml
 
+from mezite.admin.client import connect
+from mezite.errors import MeziteError
+
 BIN = Path(sys.executable).parent
 TIMEOUT = 60.0
 """Seconds that anything may take before a test gives up: generous, machines are noisy."""
@@ -90,6 +93,16 @@ def run(
         timeout=timeout, check=False,
     )
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def ask(socket_path: Path, method: str) -> Any:
+    """The answer on an operator's socket, or ``None`` while there is none: what is asked again
+    and again is asked without starting a program for it each time."""
+    try:
+        with contextlib.closing(connect([socket_path], remedy="", timeout=TIMEOUT)) as client:
+            return client.call(method)
+    except MeziteError:
+        return None
 
 
 class Process:
@@ -189,9 +202,9 @@ class Cluster:
     def is_serving(self) -> bool:
         assert self.server is not None
         assert self.server.code is None, self.server.text()
-        if not (self.data / "admin.sock").exists():
+        if ask(self.data / "admin.sock", "status") is None:
             return False
-        return self.mezctl("status").code == 0 and self._listens(self.port) and self._listens(self.node_port)
+        return self._listens(self.port) and self._listens(self.node_port)
 
     @staticmethod
     def _listens(port: int) -> bool:
@@ -272,11 +285,7 @@ class MachineProcess:
 
     def status(self) -> dict[str, Any]:
         """`identity status` of the running daemon, or empty while it does not answer."""
-        socket_path = self.destination / ".mezite" / "control.sock"
-        done = run(
-            [BIN / "mezctl", "--socket", socket_path, "--format", "json", "identity", "status"], self.env
-        )
-        return yaml.safe_load(done.out) if done.code == 0 else {}
+        return ask(self.destination / ".mezite" / "control.sock", "identity.status") or {}
 
     def ssh(self, *command: str, login: str = "deploy", options: Sequence[str] = ()) -> Finished:
         """The documented long form, strict about the host."""
