@@ -99,13 +99,14 @@ def test_too_long_a_socket_path(tmp_path: Path) -> None:
 
 
 def test_unreachable_one_shot(destination: Path, tmp_path: Path) -> None:
-    """It is tried for a while, then it is exit 1, and the keys wait for the next run."""
+    """It is tried for a while, not for ever, then it is exit 1, and the keys wait for the next run."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
         done = run(f"--auth-server=127.0.0.1:{port}", "--join-token=-", "--destination", destination,
                    "--one-shot", home=tmp_path, stdin=f"{TOKEN}\n")
-    ends(done, 1, f"cannot reach the auth server at 127.0.0.1:{port}: connection refused")
+    ends(done, 1, f"cannot reach the auth server at 127.0.0.1:{port}: connection refused",
+         "is it running, and is --auth-server right?", "(unreachable)")
     assert not (destination / "ssh_key").exists()
 
 

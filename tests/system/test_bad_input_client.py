@@ -10,7 +10,6 @@ import socket
 import sqlite3
 import struct
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
@@ -20,7 +19,6 @@ import pytest
 
 from tests.system.processes import (
     BIN,
-    TIMEOUT,
     Cluster,
     Finished,
     free_port,
@@ -99,15 +97,6 @@ def start(home: Path, port: int, *words: str | Path) -> list[str | Path]:
         BIN / "mezd", "identity", "start", f"--auth-server=127.0.0.1:{port}",
         f"--destination={home / 'certs'}", *words,
     ]
-
-
-def test_an_unreachable_server_ends_a_one_shot_run_in_bounded_time(cluster: Cluster) -> None:
-    machine = cluster.machine()
-    begun = time.monotonic()
-    done = run(start(machine.home, free_port(), "--one-shot", f"--join-token={TOKEN}"), machine.env)
-    ends(done, 1, "connection refused; is it running, and is --auth-server right?", "(unreachable)")
-    assert time.monotonic() - begun < TIMEOUT
-    assert not (machine.destination / "ssh_key").exists()
 
 
 def test_a_server_that_says_nothing_or_nonsense_is_told_apart(cluster: Cluster) -> None:
