@@ -84,7 +84,7 @@ def test_both_workers_serve_machines_and_logins_work(cluster: Cluster) -> None:
     before = {pid: cpu_ticks(pid) for pid in pids}
     machine = cluster.machine()
     assert machine.once(f"--join-token={cluster.add_bot()}").code == 0
-    for _ in range(20):
+    for _ in range(100):  # which one gets a connection is chance
         assert machine.once().code == 0
         if all(cpu_ticks(pid) > before[pid] + 1 for pid in pids):
             break
