@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-import txaio
+import txaio.aio
 from twisted.internet.defer import Deferred
 
 T = TypeVar("T")
@@ -38,8 +38,7 @@ class Doorway:
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """From now on *loop*, on which the reactor runs, picks up: without the timer
         that the reactor's own callFromThread would add."""
-        txaio.use_asyncio()
-        self._futures = txaio.with_config(loop=loop)
+        self._futures = txaio.aio.with_config(loop=loop)
         self._loop = loop
 
     def close(self) -> None:
