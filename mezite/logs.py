@@ -113,7 +113,8 @@ class _Taken(logging.Handler):
             kind, error, trace = record.exc_info
             failure = {"log_failure": Failure(error, kind, trace)}
         Logger(namespace=record.name).emit(
-            level, "{line}", line=record.getMessage(), event=getattr(record, "event", LIBRARY), **failure
+            level, "{line}", line=record.getMessage(), event=getattr(record, "event", LIBRARY),
+            log_from_logging=True, **failure,
         )
 
 

@@ -163,9 +163,8 @@ class Crowd:
         self.chance = random.Random(seed)
         self._turned_down = turned_down
         self._loop = asyncio.get_running_loop()
-        # Its reactor is for first contacts only, and nobody joins here.
         self._port = port
-        self.remote = GrpcRemote(None, self._loop, "127.0.0.1", port)
+        self.remote = GrpcRemote(self._loop, "127.0.0.1", port)
         self._at_once = at_once
         self._talking: set[asyncio.Task[None]] = set()
         # No tasks: grpc.aio looks at every task there is whenever a channel is closed.

@@ -11,7 +11,8 @@ _observer = STDLibLogObserver(LOGGER)
 
 @provider(ILogObserver)
 def _tell(event: LogEvent) -> None:
-    if str(event.get("log_namespace", "")).startswith("mezite."):
+    # What has come from there is not told there once more.
+    if str(event.get("log_namespace", "")).startswith("mezite.") and "log_from_logging" not in event:
         _observer(event)
 
 

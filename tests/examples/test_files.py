@@ -52,7 +52,7 @@ def test_every_yaml_file_is_one() -> None:
 
 
 def test_every_example_is_explained() -> None:
-    text = (ROOT / "docs" / "integrations.md").read_text()
+    text = "".join((ROOT / "docs" / page).read_text() for page in ("integrations.md", "client.md"))
     for path in EXAMPLES.rglob("*"):
         if path.is_file():
             assert f"(examples/{path.relative_to(EXAMPLES)})" in text, path
