@@ -129,7 +129,7 @@ def unlock_instance(
     if not any(lock.is_final for lock in held):
         raise Conflict(
             f"instance {instance.id} is not locked for a fork; unlock it without --keep-key"
-            if held else f"instance {instance.id} is not locked"
+            if held else f"instance {instance.id} is not locked; what is: mezctl locks ls"
         )
     # After an earlier decision the previous key is the one that it went against.
     previous = instance.previous_key if instance.request_hash else ""
@@ -163,7 +163,10 @@ def recover_instance(context: Context, tx: Transaction, operator: Operator, inst
             f"instance {instance.id} is locked for good (generation_mismatch); the machine needs a new token"
         )
     if bot is None or lineage_expiry(instance, bot, context.clock()) is None:
-        raise Conflict(f"instance {instance.id} is not expired; there is nothing to recover")
+        raise Conflict(
+            f"instance {instance.id} is not expired, so there is nothing to recover; how it is: "
+            f"mezctl instances show {instance.id}"
+        )
     tx.set_recoverable(instance.id, True)
     note(context, tx, operator, EventType.INSTANCE_RECOVERED, "instance", instance.id,
          fields={"bot": bot.name, "generation": instance.generation})

@@ -116,7 +116,7 @@ def unlock(context: Context, tx: Transaction, operator: Operator, target: LockTa
     if final:
         raise Conflict(_final(final[0]))
     if not held:
-        raise Conflict(f"{target.kind.value} {target.value} is not locked")
+        raise Conflict(f"{target.kind.value} {target.value} is not locked; what is: mezctl locks ls")
     for lock in held:
         drop(context, tx, operator, lock)
     return held

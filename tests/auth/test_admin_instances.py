@@ -104,7 +104,7 @@ def test_a_lock_that_stands_is_not_made_twice(auth: Auth, machine: Machine) -> N
 
 
 def test_unlocking_what_is_not_locked_is_told(auth: Auth, machine: Machine) -> None:
-    told = f"instance {machine.instance_id} is not locked$"
+    told = f"instance {machine.instance_id} is not locked; what is: mezctl locks ls$"
     with pytest.raises(Conflict, match=told):
         unlock(auth, machine)
     with pytest.raises(Conflict, match=told):

@@ -51,7 +51,7 @@ REFUSED = [
     (("locks", "rm", "x"), "there is no lock 'x'; mezctl locks ls shows them all (not_found)"),
     (("roles", "delete", "ci-deployer"),
      "role ci-deployer is used by the bot ci; remove them first: mezctl bots rm NAME (conflict)"),
-    (("bots", "unlock", "ci"), "bot ci is not locked (conflict)"),
+    (("bots", "unlock", "ci"), "bot ci is not locked; what is: mezctl locks ls (conflict)"),
 ]
 
 
