@@ -79,7 +79,7 @@ class Server:
 
     def __post_init__(self) -> None:
         self._admission = Admission(self.limits, 0.0)
-        self._leaving: list[tuple[float, int, str, bool]] = []
+        self._leaving: list[tuple[float, int, Kind, str, bool]] = []
         self._order = itertools.count()
         user, host = keys.generate_ca_key(), keys.generate_ca_key()
         self._signer = InProcessSigner(user, host, self.chance.randbytes)
@@ -105,8 +105,8 @@ class Server:
             return Served(at, _AWAY)
         self.load[int(at)] += 1
         while self._leaving and self._leaving[0][0] <= at:
-            when, _, gone, given_up = heapq.heappop(self._leaving)
-            self._admission.leave(gone, when, proven=not given_up, given_up=given_up)
+            when, _, gone_kind, gone, given_up = heapq.heappop(self._leaving)
+            self._admission.leave(gone_kind, gone, when, proven=not given_up, given_up=given_up)
         begin = max(at, self.busy_until)
         address = request.token_id if isinstance(request, JoinRequest) else request.instance_id
         kind = Kind.JOIN if isinstance(request, JoinRequest) else Kind.RENEW
@@ -119,11 +119,11 @@ class Server:
         if begin - at > DEADLINE:
             self.busy_until = begin + self.abandoned
             self.wasted += 1
-            self._leaves(at + DEADLINE, address, given_up=True)
+            self._leaves(at + DEADLINE, kind, address, given_up=True)
             return Served(at + DEADLINE, _SILENT)
         cost = self.join if isinstance(request, JoinRequest) else self.renewal
         self.busy_until = done = begin + cost
-        self._leaves(min(done, at + DEADLINE), address, given_up=done - at > DEADLINE)
+        self._leaves(min(done, at + DEADLINE), kind, address, given_up=done - at > DEADLINE)
         if not self.is_up(done):
             return Served(done, _AWAY)
         self.served += 1
@@ -133,8 +133,8 @@ class Server:
             return Served(at + DEADLINE, _SILENT)
         return Served(done, issued)
 
-    def _leaves(self, when: float, address: str, *, given_up: bool) -> None:
-        heapq.heappush(self._leaving, (when, next(self._order), f"{address}.", given_up))
+    def _leaves(self, when: float, kind: Kind, address: str, *, given_up: bool) -> None:
+        heapq.heappush(self._leaving, (when, next(self._order), kind, f"{address}.", given_up))
 
     def _judge(self, now: datetime, request: JoinRequest | RenewRequest) -> Issued | Refused:
         interval = renewal_interval(request.wishes.interval, self.ttl)

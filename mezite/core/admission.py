@@ -8,7 +8,7 @@ is turned away is given a time of his own, in the order that they came.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from enum import Enum
 
@@ -57,11 +57,12 @@ class Bucket:
         self._burst = self._left = max(1.0, rate * _BURST)
         self._at = now
 
-    def is_empty(self, now: float) -> bool:
+    def is_empty(self, now: float, spoken_for: int = 0) -> bool:
+        """Whether nothing is left, once those *spoken_for* have taken theirs."""
         if now > self._at:
             self._left = min(self._burst, self._left + (now - self._at) * self._rate)
             self._at = now
-        return self._left < 1
+        return self._left < 1 + spoken_for
 
     def take(self, now: float) -> None:
         self.is_empty(now)
@@ -120,6 +121,8 @@ class Admission:
         self._joins_of = _Addresses(limits.joins_of_address)
         self._failures = Bucket(limits.failures, now)
         self._failures_of = _Addresses(limits.failures_of_address)
+        self._joining: Counter[str] = Counter()
+        """Joins that are being answered, by address."""
         self._suspects_of = _Addresses(limits.renewals_of_suspects)
         self._strangers = Bucket(limits.renewals_of_suspects, now), Line()
         self._proven: OrderedDict[str, None] = OrderedDict()
@@ -138,13 +141,20 @@ class Admission:
             return self._queue.wait(now, self._pace, self.waiting)
         if "." not in address:
             address = _network(address)
-        is_suspect = address in self._failures_of and self._failures_of.of(address, now)[0].is_empty(now)
+        is_suspect = False
+        if address in self._failures_of:
+            # Of who has failed before, those under way count as guesses that fail: else many
+            # would be let in at once for the one guess that is left.
+            under_way = self._joining[address] if is_join else 0
+            is_suspect = self._failures_of.of(address, now)[0].is_empty(now, under_way)
         if is_join:
             wait = self._join_wait(address, now, is_suspect)
         else:
             wait = self._renewal_wait(address, now, is_suspect)
         if wait is None:
             self.waiting += 1
+            if is_join:
+                self._joining[address] += 1
         return wait
 
     def _join_wait(self, address: str, now: float, is_suspect: bool) -> float | None:
@@ -175,7 +185,8 @@ class Admission:
         return None
 
     def leave(
-        self, address: str, now: float, *, proven: bool = False, failed: bool = False, given_up: bool = False
+        self, kind: Kind, address: str, now: float, *, proven: bool = False, failed: bool = False,
+        given_up: bool = False,
     ) -> None:
         """A request that had been let in is answered, or *given_up* by its sender."""
         if not given_up:
@@ -183,6 +194,10 @@ class Admission:
         self.waiting -= 1
         if "." not in address:
             address = _network(address)
+        if kind is Kind.JOIN:
+            self._joining[address] -= 1
+            if not self._joining[address]:
+                del self._joining[address]
         if failed:
             self._failures_of.of(address, now)[0].take(now)
             self._failures.take(now)

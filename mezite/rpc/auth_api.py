@@ -146,7 +146,7 @@ class AuthApi(IdentityServiceServicer):
             except MeziteError as error:
                 outcome = _refusal(error)
             finally:
-                self._left(call.peer, outcome)
+                self._left(method.kind, call.peer, outcome)
         self._note(method.name, outcome, started)
         if isinstance(outcome, Refused):
             await self._refuse(context, outcome, method, call)
@@ -241,8 +241,9 @@ class AuthApi(IdentityServiceServicer):
         reason = outcome.reason.code if isinstance(outcome, Refused) else OK
         self._meter.note(method, reason, self._seconds() - started)
 
-    def _left(self, peer: Peer, outcome: _Outcome | None) -> None:
+    def _left(self, kind: Kind, peer: Peer, outcome: _Outcome | None) -> None:
         self._admission.leave(
+            kind,
             peer.address,
             self._seconds(),
             proven=outcome is not None and not isinstance(outcome, Refused),

@@ -11,14 +11,14 @@ def fail(admission: Admission, address: str, now: float, kind: Kind = Kind.RENEW
     """One request that proves nothing; whether it was even looked at."""
     if admission.enter(kind, address, now) is not None:
         return False
-    admission.leave(address, now, proven=False, failed=True)
+    admission.leave(kind, address, now, failed=True)
     return True
 
 
 def succeed(admission: Admission, address: str, now: float, kind: Kind = Kind.RENEW) -> bool:
     if admission.enter(kind, address, now) is not None:
         return False
-    admission.leave(address, now, proven=True, failed=False)
+    admission.leave(kind, address, now, proven=True)
     return True
 
 
@@ -28,6 +28,20 @@ def test_whoever_fails_too_often_is_looked_at_seldom() -> None:
     tried = sum(fail(admission, HOME, second / 100, Kind.JOIN) for second in range(100 * 60))
     assert tried <= 100 + 5 * 60
     assert succeed(admission, ELSEWHERE, 60, Kind.JOIN)
+
+
+def test_guesses_that_come_at_once_are_guesses_that_come_in_turn() -> None:
+    """Of who has failed before, no more are let in together than may fail; of whom nothing is known, all."""
+    admission, looked_at = Admission(Limits(), 0), []
+    for second in range(60):
+        now = float(second)
+        entered = [admission.enter(Kind.JOIN, HOME, now) is None for _ in range(100)].count(True)
+        for _ in range(entered):
+            admission.leave(Kind.JOIN, HOME, now, failed=True)
+        looked_at.append(entered)
+    assert looked_at[0] == 100
+    assert sum(looked_at) <= 100 + 5 * 60
+    assert all(admission.enter(Kind.JOIN, ELSEWHERE, 60.0) is None for _ in range(300))
 
 
 def test_a_flood_from_one_address_leaves_renewals_from_it_a_way() -> None:
@@ -83,7 +97,7 @@ def test_the_queue_has_an_end_and_joins_get_half_of_it() -> None:
     waits = [admission.enter(Kind.RENEW, HOME, 0) for _ in range(1000)]
     assert waits[0] is not None
     assert 1 <= waits[0] < waits[-1] < 10  # type: ignore[operator]
-    admission.leave(HOME, 0, proven=True, failed=False)
+    admission.leave(Kind.JOIN, HOME, 0, proven=True)
     assert admission.enter(Kind.RENEW, HOME, 0) is None
 
 
@@ -92,7 +106,7 @@ def test_a_slow_server_sends_away_for_longer_and_never_for_more_than_a_quarter_o
     for _ in range(100):
         assert admission.enter(Kind.RENEW, HOME, 0) is None
     for second in range(1, 20):
-        admission.leave(HOME, second, proven=True, failed=False)
+        admission.leave(Kind.RENEW, HOME, second, proven=True)
         admission.enter(Kind.RENEW, HOME, second)
     waits = [admission.enter(Kind.RENEW, HOME, 20) or 0 for _ in range(2000)]
     assert waits[0] > 50
@@ -109,8 +123,8 @@ def test_those_who_give_up_do_not_make_a_server_look_fast() -> None:
     for second in range(1, 60):
         for _ in range(100):
             if admission.enter(Kind.RENEW, HOME, second) is None and admission.waiting > 50:
-                admission.leave(HOME, second, given_up=True)
-        admission.leave(HOME, second, proven=True)
+                admission.leave(Kind.RENEW, HOME, second, given_up=True)
+        admission.leave(Kind.RENEW, HOME, second, proven=True)
     assert admission.room < 20
 
 
