@@ -7,12 +7,23 @@ import pwd
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.system.processes import BIN, Cluster, Finished, MachineProcess, Process, environment, run, wait_for
+from tests.system.processes import (
+    BIN,
+    TIMEOUT,
+    Cluster,
+    Finished,
+    MachineProcess,
+    Process,
+    environment,
+    run,
+    wait_for,
+)
 from tests.system.test_clients import ME, NAME, needs, needs_ansible
 
 needs_agent_tools = needs("ssh-add", "Debian: openssh-client")
@@ -275,18 +286,22 @@ def test_a_place_that_cannot_have_the_socket(cluster: Cluster) -> None:
 def test_another_account_cannot_use_it(machine: MachineProcess, tmp_path: Path) -> None:
     """Neither by the file's mode nor, where that was opened, by the uid that the kernel tells."""
     nobody = pwd.getpwnam("nobody")
-    agent = agent_of(machine)
-    open_way = [path for path in (agent, *agent.parents) if path.stat().st_uid == 0 and path != Path("/")]
-    modes = {path: path.stat().st_mode & 0o7777 for path in open_way}
-    try:
-        for path in open_way:
-            path.chmod(modes[path] | (0o007 if path == agent else 0o005))
-        done = subprocess.run(
-            ["ssh-add", "-l"], env={**environment(tmp_path), "SSH_AUTH_SOCK": str(agent)}, user=nobody.pw_uid,
-            group=nobody.pw_gid, capture_output=True, text=True, timeout=30, check=False,
-        )
-    finally:
-        for path, mode in modes.items():
-            path.chmod(mode)
+    agent, mode = agent_of(machine), agent_of(machine).stat().st_mode & 0o7777
+    # Another name of the socket, in a place that is everybody's: the directories above it are
+    # other tests', too.
+    with tempfile.TemporaryDirectory(prefix="mz-way-") as name:
+        way = Path(name, "agent.sock")
+        way.parent.chmod(0o755)
+        way.hardlink_to(agent)
+        agent.chmod(0o777)
+        try:
+            done = subprocess.run(
+                ["ssh-add", "-l"], env={**environment(tmp_path), "SSH_AUTH_SOCK": str(way)},
+                user=nobody.pw_uid, group=nobody.pw_gid, capture_output=True, text=True, timeout=TIMEOUT,
+                check=False,
+            )
+        finally:
+            agent.chmod(mode)
     assert done.returncode != 0, done
-    assert "may not use this agent" in (machine.home / "mezd.log").read_text()
+    log = machine.home / "mezd.log"
+    wait_for(lambda: "may not use this agent" in log.read_text(), "refusal in the log")
