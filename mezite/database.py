@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+from msgspec import Struct
 
 from mezite.config.database import POSTGRES, DatabaseConfig
 from mezite.core.highwater import HighWater
@@ -19,8 +20,7 @@ T = TypeVar("T")
 FILE, MARK = "mezite.db", "mezite.mark"
 
 
-@dataclass(frozen=True, slots=True)
-class Database:
+class Database(Struct, frozen=True):
     storage: Storage
     where: str
     """For a person."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from msgspec import Struct
 from prometheus_client.core import CounterMetricFamily, Metric
 from twisted.internet.defer import Deferred
 
@@ -40,8 +40,7 @@ class Machines(Protocol):
     def waiting(self) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(Struct, frozen=True):
     """What the database holds."""
 
     counts: Mapping[str, int]

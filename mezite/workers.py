@@ -22,10 +22,10 @@ import struct
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from msgspec import Struct, field
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import ProcessExitedAlready
@@ -76,8 +76,7 @@ class _Deaf:
     def loseConnection(self) -> None: ...
 
 
-@dataclass
-class Worker:
+class Worker(Struct):
     """One place among the workers, and the process that holds it now."""
 
     number: int

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from mezite.auth import authorities
 from mezite.auth.context import Context, Peer, Transaction
@@ -186,8 +188,7 @@ class Auth:
         return outcome
 
 
-@dataclass
-class Pending:
+class Pending(Struct):
     """Keys that a generation is asked for, until it is answered."""
 
     lineage: keys.PrivateKey = field(default_factory=keys.generate_key)
@@ -198,8 +199,7 @@ class Pending:
         return (SshKey("default", keys.public_blob(self.ssh)),)
 
 
-@dataclass
-class Machine:
+class Machine(Struct):
     """The client's side of the protocol, by hand: each step can be lost, repeated or stolen."""
 
     auth: Auth

@@ -6,13 +6,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 from uuid import UUID
 
 import psycopg
+from msgspec.structs import replace
 
 from benchmarks.measure import Row, Table
 from benchmarks.server import AuthServer, interleaved

@@ -13,10 +13,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from benchmarks.measure import Row, Table
 from mezite.auth.proof import prove_renew

@@ -5,8 +5,11 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from fleet.machines import Machine
 from fleet.server import Server
@@ -15,8 +18,7 @@ from fleet.simulation import Fleet
 HOUR, MINUTE = 3600.0, 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     machines: int = 2000
     seed: int = 1
     ttl: timedelta = timedelta(hours=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -34,11 +34,10 @@ class Seen:
     allowed: str = ""
 
 
-@dataclass
 class Recording(Section):
     """A section that notes what is asked of it."""
 
-    log: dict[str, Seen] = field(default_factory=dict)
+    log: dict[str, Seen] = {}
 
     def _note(self, key: str, kind: str, default: object, allowed: str = "") -> None:
         shown = _shown(default)

@@ -7,8 +7,9 @@ import os
 import pwd
 import socket
 import struct
-from dataclasses import dataclass
 from functools import lru_cache
+
+from msgspec import Struct
 
 from mezite.errors import UsageError
 
@@ -19,8 +20,7 @@ _GROUPS_BYTES = 1024
 _CREDENTIALS = struct.Struct("iII")
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """A process that connected, and the account it ran as at that moment."""
 
     uid: int
@@ -35,8 +35,7 @@ class Caller:
         return f"uid:{self.uid}({self.name})"
 
 
-@dataclass(frozen=True, slots=True)
-class Allowed:
+class Allowed(Struct, frozen=True):
     """Root, the account that listens, and the members of one group."""
 
     owner_uid: int

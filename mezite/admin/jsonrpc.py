@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, TypeGuard
+
+from msgspec import Struct
 
 from mezite.errors import Conflict, InvalidInput, MeziteError, NotFound, PermissionDenied
 
@@ -52,8 +53,7 @@ class Malformed(Exception):
         return error_line(self.id, self.number, self.code, str(self))
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     id: str | int
     method: str
     params: Mapping[str, Any]

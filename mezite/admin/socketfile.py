@@ -9,8 +9,9 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from mezite.errors import Conflict, StateFailure, UsageError
 
@@ -19,8 +20,7 @@ MAX_PATH = 107
 _BACKLOG = 64
 
 
-@dataclass(slots=True)
-class SocketFile:
+class SocketFile(Struct):
     """A bound and listening socket, and the file that leads to it."""
 
     socket: socket.socket

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from msgspec import Struct
 
 from mezite.admin import records
 from mezite.admin.auth_methods import Method, Run
@@ -17,8 +18,7 @@ from mezite.auth.context import Context, Operator, Transaction
 from mezite.auth.timekeeping import ClockGuard
 
 
-@dataclass(frozen=True, slots=True)
-class ServerFacts:
+class ServerFacts(Struct, frozen=True):
     """Of the process that answers; what may change is asked anew each time."""
 
     started_at: datetime

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import timedelta
 
 from mezite.certs import keys
 from mezite.certs.ssh import Certificate, parse_certificate
+from mezite.discreet import Discreet
 
 GRACE = timedelta(minutes=2)
 """So long after its replacement a certificate that was listed can still be signed for: a
@@ -15,12 +15,13 @@ MAX_KEPT = 256
 """Replaced identities, whatever their age: more than two a second for all of the grace time."""
 
 
-@dataclass(frozen=True, slots=True)
-class AgentIdentity:
+class AgentIdentity(Discreet, frozen=True):
     """A certificate, its key, and what lists call it."""
 
+    hidden = ("key",)
+
     certificate: Certificate
-    key: keys.PrivateKey = field(repr=False)
+    key: keys.PrivateKey
     comment: str
 
     @classmethod

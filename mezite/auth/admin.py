@@ -10,11 +10,11 @@ changed anything.  Who may call them is the socket's business.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
 from cryptography import x509
+from msgspec import Struct
 
 from mezite import __version__
 from mezite.auth.adoption import Suspicion, suspicion
@@ -113,8 +113,7 @@ class CaType(Enum):
     SERVER = "server"
 
 
-@dataclass(frozen=True, slots=True)
-class CaKey:
+class CaKey(Struct, frozen=True):
     """One trusted authority, in the words of the file that it goes into."""
 
     fingerprint: str
@@ -165,8 +164,7 @@ def list_nodes(context: Context) -> tuple[Node, ...]:
     return tuple(sorted(context.nodes(), key=lambda node: node.name))
 
 
-@dataclass(frozen=True, slots=True)
-class StatusCa:
+class StatusCa(Struct, frozen=True):
     kind: str
     state: str
     fingerprint: str
@@ -174,8 +172,7 @@ class StatusCa:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(Struct, frozen=True):
     """The cluster at a glance, and what in it wants a person's eye."""
 
     cluster_name: str

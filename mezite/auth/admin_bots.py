@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
+
+from msgspec import Struct
 
 from mezite.auth.admin import note
 from mezite.auth.admin_instances import InstanceView, list_instances
@@ -29,23 +30,20 @@ _SHOWN = 100
 """Tokens and instances that `bots show` tells of."""
 
 
-@dataclass(frozen=True, slots=True)
-class BotView:
+class BotView(Struct, frozen=True):
     bot: Bot
     locks: tuple[Lock, ...]
     """On the bot itself, those that hold now."""
 
 
-@dataclass(frozen=True, slots=True)
-class BotDetails:
+class BotDetails(Struct, frozen=True):
     bot: Bot
     locks: tuple[Lock, ...]
     tokens: Page[TokenView]
     instances: Page[InstanceView]
 
 
-@dataclass(frozen=True, slots=True)
-class BotRemoved:
+class BotRemoved(Struct, frozen=True):
     bot: Bot
     instances: int
     instance_locks: tuple[Lock, ...]

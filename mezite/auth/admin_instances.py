@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from datetime import timedelta
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mezite.auth.admin import note
 from mezite.auth.admin_locks import active_on, add_lock, drop, end_with_certificates, unlock
@@ -18,8 +20,7 @@ from mezite.errors import Conflict, InvalidInput, NotFound
 from mezite.storage.interface import Page, StoredEvent, Transaction
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceView:
+class InstanceView(Struct, frozen=True):
     """An instance, and what stands in the way of its next renewal."""
 
     instance: Instance
@@ -95,8 +96,7 @@ def lock_instance(
     return add_lock(context, tx, operator, _target(_find(tx, instance_id)), message=message, ttl=ttl)
 
 
-@dataclass(frozen=True, slots=True)
-class Unlocked:
+class Unlocked(Struct, frozen=True):
     """What an unlock took away, and what the operator has taken on by it."""
 
     locks: tuple[Lock, ...]

@@ -19,8 +19,9 @@ our nodes locks are what stops them.  Hence three decisions:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
+
+from msgspec.structs import replace
 
 from mezite.auth.admin import get_role, note
 from mezite.auth.context import Actor, Context, Operator

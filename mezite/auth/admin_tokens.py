@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+
+from msgspec import Struct
 
 from mezite.auth.admin import note
 from mezite.auth.context import Context, Operator
@@ -12,6 +13,7 @@ from mezite.core.audit import EventType
 from mezite.core.duration import format_duration
 from mezite.core.model import Bot, JoinToken
 from mezite.core.request import TokenText, secret_hash
+from mezite.discreet import Discreet
 from mezite.errors import InvalidInput, NotFound
 from mezite.storage.interface import Page, Transaction
 
@@ -20,17 +22,17 @@ MAX_TOKEN_TTL = timedelta(days=90)
 MAX_USES = 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class NewToken:
+class NewToken(Discreet, frozen=True):
     """A token that has just been made: the only time that its text is known."""
+
+    hidden = ("text",)
 
     token: JoinToken
     bot: Bot
-    text: str = field(repr=False)
+    text: str
 
 
-@dataclass(frozen=True, slots=True)
-class TokenView:
+class TokenView(Struct, frozen=True):
     token: JoinToken
     bot_name: str
     """Empty when the bot has been removed."""

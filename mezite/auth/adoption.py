@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 from mezite.auth import older
 from mezite.auth.context import Context
@@ -32,8 +33,7 @@ def _told_at(tx: Transaction) -> int:
     return 0 if declared is None else int(declared.event.at.timestamp())
 
 
-@dataclass(frozen=True, slots=True)
-class Suspicion:
+class Suspicion(Struct, frozen=True):
     """Machines are ahead of the database, and nobody has said why."""
 
     instances: tuple[str, ...]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
@@ -16,6 +15,7 @@ from mezite.certs import keys
 from mezite.certs.signer import InProcessSigner
 from mezite.certs.x509 import certificate_pem, create_server_ca, spki_pin
 from mezite.core.audit import AuditEvent, EventType
+from mezite.discreet import Discreet
 from mezite.errors import InvalidInput, StorageFailure, UsageError
 from mezite.storage.interface import StoredAuthority, Transaction
 
@@ -27,13 +27,14 @@ CLUSTER_NAME = "cluster_name"
 _NONCE_KEY = "nonce_key"
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedAuthorities:
+class LoadedAuthorities(Discreet, frozen=True):
     """The authorities with their keys, as one process holds them in memory."""
+
+    hidden = ("server_ca_key",)
 
     current: AuthoritySet
     server_ca: x509.Certificate
-    server_ca_key: ec.EllipticCurvePrivateKey = field(repr=False)
+    server_ca_key: ec.EllipticCurvePrivateKey
     encrypted: bool
     """Whether the private keys lie encrypted in the database."""
 

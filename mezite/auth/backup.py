@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 from mezite.auth.admin import note
 from mezite.auth.authorities import CLUSTER_NAME, CLUSTER_UUID
@@ -13,8 +14,7 @@ from mezite.core.audit import EventType
 from mezite.errors import StorageFailure
 
 
-@dataclass(frozen=True, slots=True)
-class Contents:
+class Contents(Struct, frozen=True):
     cluster_name: str
     cluster_uuid: str
     counts: Mapping[str, int]

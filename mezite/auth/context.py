@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
+
+from msgspec import Struct
 
 from mezite.certs.signer import Signer
 from mezite.core.model import Node
 from mezite.core.request import Trust
+from mezite.discreet import Discreet
 from mezite.storage.interface import Transaction
 
 __all__ = ["AuthoritySet", "Cluster", "Context", "Operator", "Peer", "Transaction"]
 
 
-@dataclass(frozen=True, slots=True)
-class Cluster:
+class Cluster(Discreet, frozen=True):
     """Who we are.  The UUID is made at the first start and never changes."""
+
+    hidden = ("nonce_key",)
 
     name: str
     uuid: str
     public_addr: str
     """``host:port`` that printed commands use; of several servers all, separated by commas."""
-    nonce_key: bytes = field(repr=False)
+    nonce_key: bytes
     """Keys the HMAC of `prove` nonces; 32 bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class AuthoritySet:
+class AuthoritySet(Struct, frozen=True):
     """The authorities at one moment.  SSH keys are wire-format blobs."""
 
     signer: Signer
@@ -43,8 +45,7 @@ class AuthoritySet:
     """Of the active server CA: the last part of a join token."""
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(Struct, frozen=True):
     """Made once by the composition root.  *clock* gives aware UTC time, *random* that many bytes."""
 
     cluster: Cluster
@@ -74,16 +75,14 @@ class Context:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(Struct, frozen=True):
     """Whom a machine's request came from."""
 
     address: str
     """IP address without port."""
 
 
-@dataclass(frozen=True, slots=True)
-class Operator:
+class Operator(Struct, frozen=True):
     """Who asks on the operator socket, as the kernel told us (SO_PEERCRED)."""
 
     uid: int

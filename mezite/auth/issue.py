@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+from msgspec import Struct
 
 from mezite.auth.context import Context, Peer, Transaction
 from mezite.auth.forks import fork_fields, note_asked
@@ -29,8 +30,7 @@ from mezite.core.template import user_certificate
 from mezite.errors import Reason, Refused
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """What a machine gets for each of its keys, and when it is to come back."""
 
     granted: tuple[Granted, ...]
@@ -178,8 +178,7 @@ def answer_fork(
     return mismatch(instance.id)
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(Struct, frozen=True):
     """Whom certificates are for."""
 
     bot: Bot
@@ -189,8 +188,7 @@ class Subject:
     """Fingerprint."""
 
 
-@dataclass(frozen=True, slots=True)
-class Certified:
+class Certified(Struct, frozen=True):
     """A certificate that is signed, and not given out yet."""
 
     output: str

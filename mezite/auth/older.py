@@ -9,9 +9,10 @@ told that it is unknown, since the copy may be the wrong one; machines renew.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
+
+from msgspec import Struct
 
 from mezite.auth.context import Context, Transaction
 from mezite.core.audit import AuditEvent, EventType
@@ -37,8 +38,7 @@ class Sign(Enum):
         self.text = text
 
 
-@dataclass(frozen=True, slots=True)
-class OlderCopy:
+class OlderCopy(Struct, frozen=True):
     found_at: datetime
     sign: Sign
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+from msgspec import Struct
 
 from mezite.auth.context import Context
 from mezite.certs import keys, wire
@@ -31,8 +32,7 @@ LINEAGE_KEY_TYPES = (b"ecdsa-sha2-nistp256", b"ssh-ed25519")
 _LINEAGE_KEY_HEADS = tuple(map(wire.string, LINEAGE_KEY_TYPES))
 
 
-@dataclass(frozen=True, slots=True)
-class JoinProof:
+class JoinProof(Struct, frozen=True):
     """The request was signed by the lineage key it brings."""
 
     lineage_key: str
@@ -40,8 +40,7 @@ class JoinProof:
     request_hash: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class RenewProof:
+class RenewProof(Struct, frozen=True):
     """The request was signed by the lineage key it names.  Whether that is the key
     of the instance and generation it names, the stored ones or the certificate say."""
 
@@ -51,16 +50,14 @@ class RenewProof:
     request_hash: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class LeaveProof:
+class LeaveProof(Struct, frozen=True):
     """As a renewal's, from a machine that asks for nothing more."""
 
     lineage_key: str
     """Fingerprint."""
 
 
-@dataclass(frozen=True, slots=True)
-class Provenance:
+class Provenance(Struct, frozen=True):
     """One of our certificates ties the request's key to its instance and generation."""
 
     bot: str

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from datetime import timedelta
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from mezite.auth.context import Context
 from mezite.core.audit import AuditEvent, EventType
@@ -14,8 +16,7 @@ BATCH = 200
 """Rows of each kind in one transaction: joins and renewals wait for no more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned:
+class Pruned(Struct, frozen=True):
     """How many rows of each kind are gone."""
 
     instances: int
@@ -33,8 +34,7 @@ class Pruned:
         return BATCH in asdict(self).values()
 
 
-@dataclass(frozen=True, slots=True)
-class Stale:
+class Stale(Struct, frozen=True):
     """Ids of some that :func:`prune` may take."""
 
     instances: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from mezite.auth.adoption import STORED_AT, show_older
 from mezite.auth.context import Context, Peer
@@ -20,8 +20,7 @@ _ATTEMPTS = 3
 """A step that another writer overtook is judged again, by what is stored then."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unverified:
+class Unverified(Struct, frozen=True):
     """Nothing was judged: what is stored does not vouch for the certificate.
     Verify it (:func:`~mezite.auth.proof.prove_certificate`), and ask again."""
 

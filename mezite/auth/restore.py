@@ -14,8 +14,9 @@ nothing that is left tells the two apart.  It joins again, with a new token.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
+
+from msgspec import Struct
 
 from mezite.auth import older
 from mezite.auth.admin import note
@@ -60,8 +61,7 @@ def begin(
     return older.older_copy(tx)
 
 
-@dataclass(frozen=True, slots=True)
-class Stranger:
+class Stranger(Struct, frozen=True):
     """An instance that was refused because this database does not know it."""
 
     instance_id: str
@@ -70,8 +70,7 @@ class Stranger:
     """Its last refusal that left a row."""
 
 
-@dataclass(frozen=True, slots=True)
-class Restored:
+class Restored(Struct, frozen=True):
     """What was done, and what may be missing."""
 
     since: datetime | None

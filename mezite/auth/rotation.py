@@ -9,11 +9,11 @@ a machine with its next renewal.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 
 from cryptography import x509
+from msgspec import Struct
 
 from mezite.auth.admin import CaType, note
 from mezite.auth.authorities import ACTIVE, RETIRED, TRUSTED, create_authority
@@ -35,8 +35,7 @@ class Stage(Enum):
     RETIRE = "retire"
 
 
-@dataclass(frozen=True, slots=True)
-class Rotated:
+class Rotated(Struct, frozen=True):
     """What a step has done."""
 
     kind: CaType
@@ -99,8 +98,7 @@ def rotate(
     return Rotated(kind, following, shown, after, None if after is None else now + grace)
 
 
-@dataclass(frozen=True, slots=True)
-class UnderWay:
+class UnderWay(Struct, frozen=True):
     """A rotation that wants another step."""
 
     kind: CaType
@@ -121,8 +119,7 @@ def under_way(tx: Transaction) -> tuple[UnderWay, ...]:
 _FOLLOWING = {Stage.ANNOUNCE: Stage.SWITCH, Stage.SWITCH: Stage.RETIRE, Stage.RETIRE: Stage.ANNOUNCE}
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
+class _Step(Struct, frozen=True):
     stage: Stage
     authority_id: str
     at: datetime

@@ -13,8 +13,10 @@ import fnmatch
 import ipaddress
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from mezite.certs import keys
 from mezite.certs.ssh import Certificate
@@ -49,8 +51,7 @@ _TIME = re.compile(r"([0-9]{8})(?:([0-9]{4})([0-9]{2})?)?(Z|UTC)?", re.IGNORECAS
 _BLOCK = re.compile(r"[0-9a-fA-F.:]{2,45}(/[0-9]{1,3})?")
 
 
-@dataclass(frozen=True, slots=True)
-class EntryOptions:
+class EntryOptions(Struct, frozen=True):
     """What an entry allows; without options, all that the certificate does."""
 
     permissions: frozenset[str] = frozenset(PERMISSIONS.values())
@@ -68,8 +69,7 @@ class EntryOptions:
     """Whether it asks for a security key's verification."""
 
 
-@dataclass(slots=True)
-class _Read:
+class _Read(Struct):
     """Options so far; the later flag counts, the first of other options alone may be."""
 
     permissions: set[str] = field(default_factory=lambda: set(PERMISSIONS.values()))

@@ -13,7 +13,8 @@ import hashlib
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from mezite.certs import keys
 from mezite.certs.ssh import CERTIFICATE_TYPES, Certificate, parse_certificate
@@ -59,16 +60,14 @@ class _Serials:
         return at >= 0 and serial <= self._ends[at]
 
 
-@dataclass(frozen=True, slots=True)
-class RevokedCertificates:
+class RevokedCertificates(Struct, frozen=True):
     """Of one CA, or of every one."""
 
     serials: _Serials
     key_ids: frozenset[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Revocations:
+class Revocations(Struct, frozen=True):
     """What one list revokes."""
 
     keys: frozenset[bytes] = frozenset()
@@ -171,8 +170,7 @@ def _plain_key(blob: bytes) -> bytes:
 # --- KRL -----------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Collected:
+class _Collected(Struct):
     """What was read so far; sections of a kind may come several times."""
 
     keys: set[bytes] = field(default_factory=set)

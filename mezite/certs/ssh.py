@@ -6,7 +6,6 @@ Layout: draft-miller-ssh-cert and OpenSSH's PROTOCOL.certkeys.
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import itemgetter
 
@@ -14,6 +13,7 @@ from mezite.certs import keys, wire
 from mezite.certs.wire import Reader
 from mezite.core.model import MAX_PRINCIPALS
 from mezite.core.template import HOST, USER, CertificateTemplate
+from mezite.discreet import Discreet
 from mezite.errors import CertificateRejected, InvalidInput
 
 SUFFIX = b"-cert-v01@openssh.com"
@@ -29,17 +29,18 @@ NONCE_LENGTH = 32
 Options = tuple[tuple[bytes, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Certificate:
+class Certificate(Discreet, frozen=True):
     """What a certificate says; nothing of it is verified yet."""
 
-    blob: bytes = field(repr=False)
+    hidden = ("blob", "nonce", "subject_blob", "ca_blob", "signature", "signed_part")
+
+    blob: bytes
     type_name: bytes
     """``ecdsa-sha2-nistp256-cert-v01@openssh.com`` …"""
     key_type: bytes
     """The plain type of the subject's key, such as ``ssh-ed25519``."""
-    nonce: bytes = field(repr=False)
-    subject_blob: bytes = field(repr=False)
+    nonce: bytes
+    subject_blob: bytes
     """The certified key as a plain key blob."""
     serial: int
     type: int
@@ -52,9 +53,9 @@ class Certificate:
     critical_options: Options
     """Names and raw data in the order of the certificate."""
     extensions: Options
-    ca_blob: bytes = field(repr=False)
-    signature: bytes = field(repr=False)
-    signed_part: bytes = field(repr=False)
+    ca_blob: bytes
+    signature: bytes
+    signed_part: bytes
     """The bytes that the signature covers."""
 
 

@@ -12,8 +12,9 @@ import fnmatch
 import ipaddress
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from functools import lru_cache
+
+from msgspec import Struct
 
 from mezite.certs import keys, ssh
 from mezite.certs.krl import Revocations
@@ -210,8 +211,7 @@ def forget() -> None:
 # --- options -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Options:
+class _Options(Struct, frozen=True):
     force_command: str | None
     source_address: tuple[str, ...] | None
     permissions: frozenset[str]

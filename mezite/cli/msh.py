@@ -10,11 +10,11 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
+from msgspec import Struct
 
 import mezite
 from mezite.cli import failures
@@ -236,8 +236,7 @@ def _fish(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-@dataclass(frozen=True, slots=True)
-class FoundIdentity:
+class FoundIdentity(Struct, frozen=True):
     """The files of an identity, to be used together."""
 
     destination: Path | None = None

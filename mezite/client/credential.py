@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,17 +9,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from mezite.certs import keys, ssh, verify
 from mezite.core.model import Node
+from mezite.discreet import Discreet
 from mezite.identity.outputs import Outputs
 from mezite.identity.records import Held
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
+class Credential(Discreet, frozen=True):
     """One generation of an identity, whole: key and certificate always belong together.
 
     It stays as it is when the identity is renewed; take
     :attr:`~mezite.client.aio.Identity.current` anew for each login.
     """
+
+    hidden = ("private_key", "ssh_key", "certificate", "certificate_blob", "host_cas", "known_hosts")
 
     bot: str
     instance: str
@@ -31,16 +32,16 @@ class Credential:
     roles: tuple[str, ...]
     valid_before: datetime
     """By the server's clock."""
-    private_key: ec.EllipticCurvePrivateKey = field(repr=False)
-    ssh_key: bytes = field(repr=False)
+    private_key: ec.EllipticCurvePrivateKey
+    ssh_key: bytes
     """The private key as OpenSSH's files have it."""
-    certificate: bytes = field(repr=False)
+    certificate: bytes
     """The line of a ``-cert.pub`` file, with its line end."""
-    certificate_blob: bytes = field(repr=False)
+    certificate_blob: bytes
     """The same in the SSH wire format."""
-    host_cas: tuple[bytes, ...] = field(repr=False)
+    host_cas: tuple[bytes, ...]
     """Public keys that sign host certificates, in the SSH wire format."""
-    known_hosts: bytes = field(repr=False)
+    known_hosts: bytes
     """The ``@cert-authority`` lines for them."""
     nodes: tuple[Node, ...]
     """Nodes that the server told of."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mezite.config import paths
 from mezite.config.outputs import (
@@ -26,6 +28,7 @@ from mezite.core.duration import format_duration, parse_duration
 from mezite.core.lifetime import MIN_INTERVAL
 from mezite.core.model import MIN_CERTIFICATE_TTL
 from mezite.core.request import MAX_WISH, TokenText
+from mezite.discreet import Discreet
 from mezite.errors import InvalidInput, UsageError
 
 DEFAULT_PORT = 3025
@@ -60,11 +63,12 @@ _NAME_AND_PORT = re.compile(r"([^\s:/\"'\[\]]+)(?::(\d{1,5}))?")
 MAX_TOKEN_FILE = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class TokenSource:
+class TokenSource(Discreet, frozen=True):
     """Where the join token is to come from: the text itself, a file, or standard input (``-``)."""
 
-    text: str | None = field(default=None, repr=False)
+    hidden = ("text",)
+
+    text: str | None = None
     file: Path | None = None
     name: str = "--join-token"
     """How the person gave it, for error lines."""
@@ -100,8 +104,7 @@ class TokenSource:
             ) from None
 
 
-@dataclass(frozen=True, slots=True)
-class DaemonConfig:
+class DaemonConfig(Struct, frozen=True):
     destination: Path
     """Absolute."""
     auth_servers: tuple[tuple[str, int], ...] = ()
@@ -129,9 +132,10 @@ class DaemonConfig:
         return (OutputConfig(FIRST, self.destination, self.outputs, None, self.extras), *self.further)
 
 
-@dataclass(frozen=True, slots=True)
-class _Setting:
-    value: Any = field(repr=False)
+class _Setting(Discreet, frozen=True):
+    hidden = ("value",)
+
+    value: Any
     name: str
     """As the person wrote it: ``--ca-pin``, ``MEZITE_CA_PIN``, ``FILE: ca-pin``."""
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec import field
+
 from mezite.config.reading import Section
+from mezite.discreet import Discreet
 
 SQLITE, POSTGRES = "sqlite", "postgres"
 MAX_PASSWORD_FILE = 4096
@@ -22,10 +24,11 @@ ENVIRONMENT = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class DatabaseConfig:
+class DatabaseConfig(Discreet, frozen=True):
+    hidden = ("params",)
+
     driver: str = SQLITE
-    params: Mapping[str, str] = field(default_factory=dict, repr=False)
+    params: Mapping[str, str] = field(default_factory=dict)
     """libpq's keywords and values, with :data:`POSTGRES`; a password that is not
     among them libpq takes from ``PGPASSWORD`` or the file ``PGPASSFILE``."""
 

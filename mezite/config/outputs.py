@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from mezite.core.duration import format_duration, parse_duration
 from mezite.core.model import MIN_CERTIFICATE_TTL
@@ -33,8 +34,7 @@ Fault = Callable[[str, str], UsageError]
 """A key, and what is wrong with it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Extras:
+class Extras(Struct, frozen=True):
     """What an output can have besides its place."""
 
     roles: tuple[str, ...] | None = None
@@ -50,8 +50,7 @@ class Extras:
 NO_EXTRAS = Extras()
 
 
-@dataclass(frozen=True, slots=True)
-class OutputConfig:
+class OutputConfig(Struct, frozen=True):
     name: str
     destination: Path
     """Absolute."""

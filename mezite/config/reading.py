@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
+from msgspec import Struct
 
 from mezite.core.duration import parse_duration
 from mezite.errors import InvalidInput, UsageError
@@ -98,8 +98,7 @@ def read_yaml(path: Path) -> Any:
     return parse_yaml(text, str(path))
 
 
-@dataclass(slots=True)
-class Section:
+class Section(Struct):
     """One mapping of a configuration; ``close`` refuses the keys nobody asked for."""
 
     values: dict[str, Any]

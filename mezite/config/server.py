@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+
+from msgspec import Struct
 
 from mezite.config import database, paths
 from mezite.config.database import DatabaseConfig
@@ -15,6 +16,7 @@ from mezite.config.reading import Section, read_yaml, split_address
 from mezite.core.admission import Limits
 from mezite.core.duration import format_duration
 from mezite.core.model import check_login, check_name
+from mezite.discreet import Discreet
 from mezite.errors import InvalidInput, UsageError
 
 DEFAULT_PORT = 3025
@@ -47,8 +49,7 @@ _ENVIRONMENT = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class SshConfig:
+class SshConfig(Struct, frozen=True):
     """The internal Conch node."""
 
     listen_host: str
@@ -68,8 +69,9 @@ class SshConfig:
     """Where `msh` and ssh_config find the node."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServerConfig:
+class ServerConfig(Discreet, frozen=True):
+    hidden = ("ca_key_passphrase",)
+
     cluster_name: str
     data_dir: Path
     database: DatabaseConfig
@@ -93,7 +95,7 @@ class ServerConfig:
     limits: Limits
     log_level: str
     log_format: str
-    ca_key_passphrase: bytes | None = field(default=None, repr=False)
+    ca_key_passphrase: bytes | None = None
 
     @property
     def public_host(self) -> str:

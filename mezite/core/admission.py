@@ -9,8 +9,9 @@ is turned away is given a time of his own, in the order that they came.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 MOST_WAIT_S = 900.0
 """The longest that anybody is told to stay away."""
@@ -25,8 +26,7 @@ _FIRST_PACE = 200.0
 """Answers a second, until it has been measured."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """A second; so much of :data:`_BURST` seconds may come at once."""
 
     joins: float = 200

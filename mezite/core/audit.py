@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+
+from msgspec import Struct, field
 
 MAX_TEXT = 512
 
@@ -61,8 +62,7 @@ class EventType(Enum):
         self.event_code = event_code
 
 
-@dataclass(frozen=True, slots=True)
-class AuditEvent:
+class AuditEvent(Struct, frozen=True):
     """One row of the audit log; texts from outside are escaped and capped."""
 
     type: EventType

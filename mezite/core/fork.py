@@ -7,10 +7,11 @@ of themselves, for the operator's eyes: a thief can say the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
+
+from msgspec import Struct
 
 
 class Likeness(Enum):
@@ -30,8 +31,7 @@ class Likeness(Enum):
         self.text = text
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(Struct, frozen=True):
     """One side of a fork."""
 
     generation: int
@@ -49,8 +49,7 @@ class Holder:
         return f"{named}{booted} at {self.address or 'no address'}, {self.at:%Y-%m-%dT%H:%M:%SZ}"
 
 
-@dataclass(frozen=True, slots=True)
-class Fork:
+class Fork(Struct, frozen=True):
     """``current`` was given the latest generation, ``other`` then proved that it
     holds one from before.  Either may be the thief."""
 

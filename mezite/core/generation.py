@@ -8,11 +8,10 @@ the whole order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(Struct, frozen=True):
     """What the server knows of an instance; keys are fingerprints.
 
     Without a ``request_hash`` an operator has put the lineage back by one
@@ -29,8 +28,7 @@ class Stored:
         return not self.request_hash and presented.lineage_key == self.previous_key
 
 
-@dataclass(frozen=True, slots=True)
-class Presented:
+class Presented(Struct, frozen=True):
     """What a request says, and proves with its signature."""
 
     generation: int
@@ -39,23 +37,20 @@ class Presented:
     request_hash: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Advance:
+class Advance(Struct, frozen=True):
     """The ordinary step, and the adoption of one that the server has forgotten."""
 
     to_generation: int
     adopted: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Reissue:
+class Reissue(Struct, frozen=True):
     """The reply was lost: nothing advances, the same keys get fresh certificates."""
 
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class ForkSuspected:
+class ForkSuspected(Struct, frozen=True):
     """Two holders of one lineage, or an old message: ask for a fresh proof."""
 
     stored_generation: int

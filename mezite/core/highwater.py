@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class HighWater:
+class HighWater(Struct, frozen=True):
     """Every commit that anybody was told of raises one of these."""
 
     events: int

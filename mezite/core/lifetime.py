@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+from msgspec import Struct
 
 from mezite.core.duration import format_duration
 from mezite.core.model import DEFAULT_CERTIFICATE_TTL, Bot, Instance
@@ -26,8 +27,7 @@ def asked_ttl(asked: timedelta | None, bot: Bot) -> timedelta:
     return asked or bot.ttl or DEFAULT_CERTIFICATE_TTL
 
 
-@dataclass(frozen=True, slots=True)
-class IntervalTooLong:
+class IntervalTooLong(Struct, frozen=True):
     interval: timedelta
     ttl: timedelta
 
@@ -61,8 +61,7 @@ def retry_delay(failures: int, chance: float, ceiling: timedelta) -> timedelta:
     return full * (0.5 + 0.5 * chance)
 
 
-@dataclass(frozen=True, slots=True)
-class LineageExpired:
+class LineageExpired(Struct, frozen=True):
     """Why a lineage does not renew any more by itself."""
 
     since: datetime

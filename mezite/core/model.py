@@ -14,12 +14,14 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 
+from msgspec import Struct, field
+
 from mezite.core.duration import format_duration
 from mezite.core.fork import Fork
+from mezite.discreet import Discreet
 from mezite.errors import InvalidInput
 
 MAX_CERTIFICATE_TTL = timedelta(hours=24)
@@ -65,8 +67,7 @@ def shown(value: object) -> str:
 # --- bots, tokens, instances ---------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Bot:
+class Bot(Struct, frozen=True):
     """A machine user: a name for the roles that its instances get."""
 
     id: str
@@ -107,14 +108,15 @@ class Bot:
                                    "source_address") from None
 
 
-@dataclass(frozen=True, slots=True)
-class JoinToken:
+class JoinToken(Discreet, frozen=True):
     """What admits a machine as a bot; the secret itself is nowhere kept."""
+
+    hidden = ("secret_hash",)
 
     id: str
     """Public: ``tok-bot-<12 hex>``."""
     bot_id: str
-    secret_hash: bytes = field(repr=False)
+    secret_hash: bytes
     """SHA-256 of the secret, 32 bytes."""
     uses: int
     created_at: datetime
@@ -131,8 +133,7 @@ class JoinToken:
         return "expired" if now >= self.expires_at else "active"
 
 
-@dataclass(frozen=True, slots=True)
-class Instance:
+class Instance(Struct, frozen=True):
     """One joined machine: a lineage of generations, each with its own key."""
 
     id: str
@@ -178,11 +179,10 @@ class LockKind(Enum):
     NODE = "node"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class LockTarget:
+class LockTarget(Struct, frozen=True):
     """What a lock covers: a bot, role or node by its name, an instance by its id."""
 
-    kind: LockKind = field(compare=True)
+    kind: LockKind
     value: str
 
     @classmethod
@@ -200,8 +200,7 @@ class LockTarget:
         return f"{self.kind.value}/{self.value}"
 
 
-@dataclass(frozen=True, slots=True)
-class Lock:
+class Lock(Struct, frozen=True):
     """Stops joins, renewals and node logins of its target until it ends."""
 
     id: str
@@ -228,8 +227,7 @@ MISMATCH = "generation_mismatch"
 # --- identities ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """What a validated user certificate says of its holder.
 
     ``instance`` and those that follow are empty, and ``generation`` 0, in a
@@ -255,8 +253,7 @@ class Identity:
     source_address: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     """An SSH node that the cluster knows, as `msh` and ssh_config reach it."""
 
     name: str

@@ -7,16 +7,16 @@ allow, over all roles together; empty never means all.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
+
+from msgspec import Struct
 
 from mezite.core.model import MAX_CERTIFICATE_TTL, MAX_PRINCIPALS
 from mezite.core.roles import Role
 from mezite.errors import Reason
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(Struct, frozen=True):
     """What a certificate may say."""
 
     roles: tuple[str, ...]
@@ -25,8 +25,7 @@ class Granted:
     port_forwarding: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(Struct, frozen=True):
     """A login that a node lets in, and what it may do there."""
 
     role: str
@@ -35,8 +34,7 @@ class Admitted:
     file_copy: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Denied:
+class Denied(Struct, frozen=True):
     """Why not: a stable reason, and one sentence for each ground."""
 
     reason: Reason

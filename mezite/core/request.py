@@ -6,10 +6,12 @@ import hashlib
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from msgspec import Struct
+
 from mezite.core.model import Node
+from mezite.discreet import Discreet
 from mezite.errors import InvalidInput
 
 JOIN = "Join"
@@ -27,12 +29,13 @@ _SIGNATURE_DOMAIN = b"mezite-lineage-v1"
 _TOKEN = re.compile(r"(tok-bot-[0-9a-f]{12})-([0-9a-f]{32})-([0-9a-f]{32})")
 
 
-@dataclass(frozen=True, slots=True)
-class TokenText:
+class TokenText(Discreet, frozen=True):
     """A join token as a person handles it: ``tok-bot-<12 hex>-<32 hex>-<32 hex>``."""
 
+    hidden = ("secret",)
+
     id: str
-    secret: str = field(repr=False)
+    secret: str
     pin: str
     """First 128 bits of the SHA-256 of the server CA's SPKI, as 32 hex digits."""
 
@@ -68,8 +71,7 @@ def secret_matches(secret: str, stored_hash: bytes) -> bool:
     return secrets.compare_digest(secret_hash(secret), stored_hash)
 
 
-@dataclass(frozen=True, slots=True)
-class SshKey:
+class SshKey(Struct, frozen=True):
     """A public key to be certified, the daemon's output that it is for, and wishes for its certificate."""
 
     output: str
@@ -80,8 +82,7 @@ class SshKey:
     """``None``: as in :class:`Wishes`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
+class Wishes(Struct, frozen=True):
     """What the machine would like, and what it says of itself, unproven."""
 
     ttl: timedelta | None
@@ -91,18 +92,18 @@ class Wishes:
     boot_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class JoinRequest:
+class JoinRequest(Discreet, frozen=True):
+    hidden = ("token_secret",)
+
     token_id: str
-    token_secret: str = field(repr=False)
+    token_secret: str
     lineage_key: bytes
     """Public key of generation 1, SSH wire format; it signs the request."""
     ssh_keys: tuple[SshKey, ...]
     wishes: Wishes
 
 
-@dataclass(frozen=True, slots=True)
-class RenewRequest:
+class RenewRequest(Struct, frozen=True):
     instance_id: str
     generation: int
     lineage_key: bytes
@@ -113,8 +114,7 @@ class RenewRequest:
     wishes: Wishes
 
 
-@dataclass(frozen=True, slots=True)
-class LeaveRequest:
+class LeaveRequest(Struct, frozen=True):
     """A machine wants its instance to be over."""
 
     instance_id: str
@@ -124,18 +124,18 @@ class LeaveRequest:
     certificate: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Signed:
+class Signed(Discreet, frozen=True):
     """How a request came: the bytes that were signed, by what, over which nonce."""
 
-    body: bytes = field(repr=False)
+    hidden = ("body",)
+
+    body: bytes
     """A join's holds the token's secret."""
     signature: bytes
     nonce: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Trust:
+class Trust(Struct, frozen=True):
     """Whom a machine trusts: the cluster's authorities and its nodes."""
 
     cluster_name: str
@@ -148,8 +148,7 @@ class Trust:
     nodes: tuple[Node, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Issued:
+class Issued(Struct, frozen=True):
     """The answer to a join or a renewal."""
 
     instance_id: str

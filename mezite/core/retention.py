@@ -6,8 +6,9 @@ there moves it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+from msgspec import Struct
 
 from mezite.core.model import MAX_CERTIFICATE_TTL, MAX_RENEWABLE_FOR
 
@@ -27,8 +28,7 @@ this, so every token has ended when an instance that it made is forgotten, and
 with it the record of who was admitted by it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Horizon:
+class Horizon(Struct, frozen=True):
     """What ended before these times is forgotten."""
 
     removed: datetime

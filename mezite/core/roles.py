@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
+
+from msgspec import Struct
 
 from mezite.core.duration import format_duration, parse_duration
 from mezite.core.model import MAX_PRINCIPALS, MIN_CERTIFICATE_TTL, check_login, check_name, shown
@@ -51,8 +53,7 @@ def _texts(value: object, path: str) -> tuple[str, ...]:
 # --- labels --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class LabelMatcher:
+class LabelMatcher(Struct, frozen=True):
     """One label key and the values it may have, any of them.
 
     A value is exact, ``*`` for any value, or a regular expression if it starts
@@ -62,11 +63,6 @@ class LabelMatcher:
 
     key: str
     values: tuple[str, ...]
-    _patterns: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        patterns = tuple(re.compile(value) for value in self.values if _is_pattern(value))
-        object.__setattr__(self, "_patterns", patterns)
 
     @classmethod
     def from_item(cls, key: object, value: object, path: str) -> LabelMatcher:
@@ -101,7 +97,7 @@ class LabelMatcher:
         return (
             "*" in self.values
             or value in self.values
-            or any(pattern.fullmatch(value) for pattern in self._patterns)
+            or any(_pattern(one).fullmatch(value) for one in self.values if _is_pattern(one))
         )
 
 
@@ -109,11 +105,13 @@ def _is_pattern(value: str) -> bool:
     return len(value) >= 2 and value.startswith("^") and value.endswith("$")
 
 
+_pattern = lru_cache(maxsize=1024)(re.compile)
+
+
 # --- roles ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(Struct, frozen=True):
     """One side of a role: the nodes and the logins it speaks of.
 
     No matchers means *no* nodes, no logins means *no* logins.
@@ -159,8 +157,7 @@ class Rules:
         return bool(self.node_labels) and all(matcher.matches(labels) for matcher in self.node_labels)
 
 
-@dataclass(frozen=True, slots=True)
-class Role:
+class Role(Struct, frozen=True):
     """What a bot may do: log in where, as whom, for how long."""
 
     name: str

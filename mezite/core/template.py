@@ -6,8 +6,9 @@ Names and layouts: draft-miller-ssh-cert and OpenSSH's PROTOCOL.certkeys.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+from msgspec import Struct
 
 from mezite.core.model import Bot
 from mezite.core.rbac import Granted
@@ -33,8 +34,7 @@ USER = 1
 HOST = 2
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateTemplate:
+class CertificateTemplate(Struct, frozen=True):
     """The fields of an OpenSSH certificate besides nonce, keys and signature.
 
     ``valid_after`` and ``valid_before`` are seconds since the epoch (unsigned

@@ -13,9 +13,10 @@ import socket
 import stat
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from msgspec import Struct
 
 from mezite.certs import ssh
 from mezite.certs.wire import Reader, string, u32
@@ -35,8 +36,7 @@ LEAST_SSH = (7, 3)
 TIMEOUT = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     check: str
     level: str
     text: str

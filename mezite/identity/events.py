@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from msgspec import Struct
+
 from mezite.core.request import Issued, JoinRequest, RenewRequest
+from mezite.discreet import Discreet
 from mezite.errors import MeziteError, Refused
 from mezite.identity.records import Durable, GenerationKeys, Held
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(Struct, frozen=True):
     """Now, by two clocks, and the chance that this step may use."""
 
     monotonic: timedelta
@@ -21,8 +22,7 @@ class Moment:
     """In [0, 1): the jitter of a delay."""
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(Struct, frozen=True):
     """A moment to come, by both clocks: the one that gets there first decides.
 
     So a machine that was suspended, whose monotonic clock stood still, is late
@@ -43,8 +43,7 @@ class Due:
         return self.left(now) == timedelta(0)
 
 
-@dataclass(frozen=True, slots=True)
-class Skew:
+class Skew(Struct, frozen=True):
     """How far the server's clock is ahead of this machine's."""
 
     ahead: timedelta
@@ -54,94 +53,79 @@ class Skew:
 # --- inputs --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True):
     """The state has been read; nothing else has happened."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(Struct, frozen=True):
     """Some time has passed."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeysMade:
+class KeysMade(Struct, frozen=True):
     """The keys that :class:`MakeKeys` asked for."""
 
     keys: GenerationKeys
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
+class Saved(Struct, frozen=True):
     """The state of the last :class:`Save` is on the disk."""
 
 
-@dataclass(frozen=True, slots=True)
-class SaveFailed:
+class SaveFailed(Struct, frozen=True):
     """It is not, and the state before it still is."""
 
     error: MeziteError
 
 
-@dataclass(frozen=True, slots=True)
-class DestinationReady:
+class DestinationReady(Struct, frozen=True):
     """The destination can be written."""
 
 
-@dataclass(frozen=True, slots=True)
-class DestinationUnfit:
+class DestinationUnfit(Struct, frozen=True):
     """It cannot; nothing was asked of the server."""
 
     error: MeziteError
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(Struct, frozen=True):
     """The server has issued certificates; they are not looked at yet."""
 
     issued: Issued
 
 
-@dataclass(frozen=True, slots=True)
-class WasRefused:
+class WasRefused(Struct, frozen=True):
     """The server has answered with a refusal."""
 
     error: Refused
 
 
-@dataclass(frozen=True, slots=True)
-class Unanswered:
+class Unanswered(Struct, frozen=True):
     """No answer came, or none that could be read: what became of the request is unknown."""
 
     error: MeziteError
 
 
-@dataclass(frozen=True, slots=True)
-class Untrusted:
+class Untrusted(Struct, frozen=True):
     """The server did not prove itself; nothing was sent to it."""
 
     error: MeziteError
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(Struct, frozen=True):
     """The destination holds the identity."""
 
 
-@dataclass(frozen=True, slots=True)
-class PublishFailed:
+class PublishFailed(Struct, frozen=True):
     """The destination holds what it held before."""
 
     error: MeziteError
 
 
-@dataclass(frozen=True, slots=True)
-class RenewNow:
+class RenewNow(Struct, frozen=True):
     """A person asks for a renewal, due or not."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Struct, frozen=True):
     """The process is to end; what is under way may be cut."""
 
 
@@ -154,42 +138,38 @@ Event = (
 # --- actions -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class MakeKeys:
+class MakeKeys(Struct, frozen=True):
     """Make a lineage key and the SSH keys; answer with :class:`KeysMade`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Save:
+class Save(Struct, frozen=True):
     """Put *durable* on the disk; answer with :class:`Saved` or :class:`SaveFailed`."""
 
     durable: Durable
 
 
-@dataclass(frozen=True, slots=True)
-class CheckDestination:
+class CheckDestination(Struct, frozen=True):
     """Answer with :class:`DestinationReady` or :class:`DestinationUnfit`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Discreet, frozen=True):
     """Send *request*, signed by *signer* over *nonce*; answer with one of
     :class:`Answered`, :class:`WasRefused`, :class:`Unanswered`, :class:`Untrusted`."""
 
+    hidden = ("signer_pem",)
+
     request: JoinRequest | RenewRequest
-    signer_pem: bytes = field(repr=False)
+    signer_pem: bytes
     nonce: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
+class Publish(Struct, frozen=True):
     """Write *held* to the destination; answer with :class:`Published` or :class:`PublishFailed`."""
 
     held: Held
 
 
-@dataclass(frozen=True, slots=True)
-class TellIssued:
+class TellIssued(Struct, frozen=True):
     """An identity came and is published; the next renewal is due in *renew_in*."""
 
     held: Held
@@ -197,31 +177,27 @@ class TellIssued:
     renew_in: timedelta
 
 
-@dataclass(frozen=True, slots=True)
-class TellOver:
+class TellOver(Struct, frozen=True):
     """The identity on disk is over by *error*; the new token is redeemed."""
 
     error: Refused
 
 
-@dataclass(frozen=True, slots=True)
-class TellTrouble:
+class TellTrouble(Struct, frozen=True):
     """Something failed that is tried again in *retry_in*."""
 
     error: MeziteError
     retry_in: timedelta
 
 
-@dataclass(frozen=True, slots=True)
-class TellSkew:
+class TellSkew(Struct, frozen=True):
     """This machine's clock *is_off*, or no longer is."""
 
     skew: Skew
     is_off: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(Struct, frozen=True):
     """End the process with *exit_code*, and with *error* where there is one."""
 
     exit_code: int

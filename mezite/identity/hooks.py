@@ -11,10 +11,10 @@ import contextlib
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from msgspec import Struct
 from twisted.logger import Logger
 
 from mezite.identity.hook_output import HookOutput
@@ -25,8 +25,7 @@ STOP_SECONDS = 5
 """What a program that is told to end is given."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hook:
+class Hook(Struct, frozen=True):
     """What is run for one output: *commands*, one after the other, each for *timeout* at most."""
 
     output: str

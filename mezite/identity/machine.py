@@ -17,9 +17,10 @@ another.  An event that the table does not name in a phase changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+
+from msgspec.structs import replace
 
 from mezite.errors import InvalidInput, MeziteError, Reason, ReasonClass, Unreachable, UsageError
 from mezite.identity import pace, skew

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from msgspec import Struct
 
 from mezite.certs import keys, ssh
 from mezite.core.model import Node
+from mezite.discreet import Discreet
 from mezite.errors import UsageError
 from mezite.identity.records import OUTPUT, Held, KeyPair
 
@@ -30,8 +31,7 @@ _PORT = re.compile(r"[0-9]{1,5}")
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,254}|::[A-Fa-f0-9:]{0,40}")
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
+class Form(Struct, frozen=True):
     """Which files a set has, and what its ssh_config says."""
 
     with_key: bool = True
@@ -50,11 +50,12 @@ class Form:
 FILES_ONLY = Form()
 
 
-@dataclass(frozen=True, slots=True)
-class Outputs:
+class Outputs(Discreet, frozen=True):
     """One identity, to be published: as a set of files, by an agent, or both."""
 
-    ssh_key: bytes = field(repr=False)
+    hidden = ("ssh_key",)
+
+    ssh_key: bytes
     """An OpenSSH private key file; it has random parts, so two of one key differ."""
     key: KeyPair
     certificate: bytes

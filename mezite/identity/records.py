@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from mezite.core.request import SshKey, Trust
+from mezite.discreet import Discreet
 
 MAX_REMEMBERED = 32
 """Tokens redeemed, and joins never answered, that the state remembers; the newest ones."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeyPair:
+class KeyPair(Discreet, frozen=True):
     """A private key (PKCS#8 PEM) and its public half (SSH wire format)."""
 
-    private_pem: bytes = field(repr=False)
+    hidden = ("private_pem",)
+
+    private_pem: bytes
     public: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class SshPair:
+class SshPair(Struct, frozen=True):
     """An SSH key, and the output that it is published in."""
 
     output: str
     pair: KeyPair
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """An output, and what its certificate is asked for; ``None``: whatever there is."""
 
     output: str
@@ -41,8 +43,7 @@ OUTPUT = "default"
 ONE_OUTPUT = (Wanted(OUTPUT),)
 
 
-@dataclass(frozen=True, slots=True)
-class GenerationKeys:
+class GenerationKeys(Struct, frozen=True):
     """The keys of one generation: made together, asked for together."""
 
     lineage: KeyPair
@@ -58,8 +59,7 @@ class GenerationKeys:
         return tuple(keys)
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(Struct, frozen=True):
     """An identity that the server has given: one generation of one instance."""
 
     instance_id: str
@@ -93,16 +93,14 @@ class Held:
         return self.server_time - self.received_at
 
 
-@dataclass(frozen=True, slots=True)
-class PendingJoin:
+class PendingJoin(Struct, frozen=True):
     """The keys that a token is redeemed with: the same ones whatever happens."""
 
     token_id: str
     keys: GenerationKeys
 
 
-@dataclass(frozen=True, slots=True)
-class Durable:
+class Durable(Struct, frozen=True):
     """All that the daemon must find again after a crash.
 
     ``pending`` are the keys asked for as the generation after the held one:

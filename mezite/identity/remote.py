@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 
 from mezite.core.request import Issued, JoinRequest, RenewRequest, Trust
@@ -17,8 +17,7 @@ from mezite.rpc.client import AuthClient, ServerTrust, Sign, pinned_ca
 FIRST_CONTACT = timedelta(seconds=10)
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """What the daemon has to prove the server by, besides what a person named."""
 
     trust: Trust | None = None
@@ -116,16 +115,14 @@ class GrpcRemote:
         return sources
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
+class _Given(Struct, frozen=True):
     trust: ServerTrust
 
     async def __call__(self) -> ServerTrust:
         return self.trust
 
 
-@dataclass(frozen=True, slots=True)
-class _Pinned:
+class _Pinned(Struct, frozen=True):
     host: str
     port: int
     pin: str

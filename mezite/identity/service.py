@@ -7,10 +7,11 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import replace
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
@@ -84,8 +85,7 @@ def _new_pair() -> KeyPair:
     return KeyPair(keys.private_to_pem(key, None), keys.public_blob(key))
 
 
-@dataclass(frozen=True, slots=True)
-class Clocks:
+class Clocks(Struct, frozen=True):
     """Where time and chance come from."""
 
     monotonic: Callable[[], float]

@@ -7,8 +7,9 @@ server takes a certificate for one not yet or no longer good.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+
+from msgspec.structs import replace
 
 from mezite.errors import Refused
 from mezite.identity.events import Action, Answered, Event, Moment, Skew, TellSkew, WasRefused

@@ -18,9 +18,10 @@ import hashlib
 import os
 import stat
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from mezite.errors import Conflict, InvalidInput, StateFailure
 from mezite.identity import codec
@@ -43,8 +44,7 @@ def slot_bytes(sequence: int, payload: bytes, version: int = VERSION) -> bytes:
     return fields + hashlib.sha256(fields + payload).digest() + payload
 
 
-@dataclass(frozen=True, slots=True)
-class _Slot:
+class _Slot(Struct, frozen=True):
     number: int
     sequence: int
     durable: Durable

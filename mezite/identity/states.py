@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
+
+from msgspec import Struct
 
 from mezite.core.request import JoinRequest, RenewRequest, TokenText
 from mezite.errors import MeziteError, Refused
@@ -41,8 +42,7 @@ class Purpose(Enum):
     RENEW = "renew"
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Struct, frozen=True):
     """What the person who started the daemon asked for."""
 
     token: TokenText | None = None
@@ -56,8 +56,7 @@ class Options:
     outputs: tuple[Wanted, ...] = ONE_OUTPUT
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(Struct, frozen=True):
     options: Options
     durable: Durable
     """What is on the disk."""

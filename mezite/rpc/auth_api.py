@@ -5,12 +5,12 @@ from __future__ import annotations
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, TypeVar
 from urllib.parse import unquote
 
 import grpc
 from grpc.aio import ServicerContext
+from msgspec import Struct
 from twisted.logger import Logger
 
 from mezite.auth.context import Context, Peer, Transaction
@@ -51,8 +51,7 @@ class Run(Protocol):
     ) -> Awaitable[U]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Method:
+class _Method(Struct, frozen=True):
     name: str
     kind: Kind
     refused: EventType

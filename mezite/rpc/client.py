@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,7 @@ import grpc
 import grpc.aio
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from msgspec import Struct
 
 from mezite.certs.x509 import SERVER_NAME
 from mezite.core.audit import plain
@@ -54,8 +54,7 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
 _Answer = TypeVar("_Answer")
 
 
-@dataclass(frozen=True, slots=True)
-class ServerTrust:
+class ServerTrust(Struct, frozen=True):
     """By what the server is known: the only roots, and the name it must have.
 
     ``roots`` is PEM.  ``name`` replaces the one in the address: every leaf of
@@ -109,8 +108,7 @@ def _is_server_ca(ca: x509.Certificate) -> bool:
     return any(uri.startswith("urn:uuid:") for uri in uris)
 
 
-@dataclass(frozen=True, slots=True)
-class Cluster:
+class Cluster(Struct, frozen=True):
     name: str
     uuid: str
     server_time: datetime

@@ -6,8 +6,9 @@ import os
 import pwd
 import stat
 import time
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 DEFAULT_SHELL = "/bin/sh"
 NO_LOGINS = Path("/etc/nologin")
@@ -17,8 +18,7 @@ _CLOSED_SHELLS = frozenset({"nologin", "false"})
 _SECONDS_PER_DAY = 86_400
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(Struct, frozen=True):
     name: str
     uid: int
     gid: int

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from msgspec import Struct
 from twisted.conch.avatar import ConchUser
 from twisted.conch.error import ConchError
 from twisted.conch.interfaces import IConchUser
@@ -35,8 +35,7 @@ MAX_REFUSALS = 20
 """Refusals that are recorded of one connection: nobody fills the log with them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     """What every user of a node needs of it.  *forwards* is ``None`` where the node makes no connections."""
 
     name: str

@@ -7,9 +7,9 @@ authentication (one request by certificate, signed at once, and no other).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from msgspec import Struct
 from twisted.conch.ssh import transport
 from twisted.conch.ssh.connection import SSHConnection
 from twisted.conch.ssh.userauth import MSG_USERAUTH_REQUEST, SSHUserAuthClient
@@ -62,8 +62,7 @@ class Credentials(Protocol):
         """The host certificate, when it proves *host*; raises :class:`CertificateRejected`."""
 
 
-@dataclass(frozen=True, slots=True)
-class CommandsOf:
+class CommandsOf(Struct, frozen=True):
     """What Conch's ``SSHCommandClientEndpoint.existingConnection`` asks of a transport's ``creator``."""
 
     username: bytes

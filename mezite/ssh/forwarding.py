@@ -7,10 +7,10 @@ sockets are never opened: with the node's rights they would give away more.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as GivenUp
 from twisted.internet.endpoints import HostnameEndpoint
@@ -36,8 +36,7 @@ LINGER_SECONDS = 30
 """How long the far side may take to read what was sent before the channel closed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(Struct, frozen=True):
     host: str
     port: int
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
 from datetime import datetime
 
+from msgspec import Struct
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import ICredentials
 from twisted.cred.error import UnauthorizedLogin
@@ -19,6 +19,7 @@ from mezite.certs.ssh import Certificate, parse_certificate
 from mezite.certs.verify import check_user_certificate, subject_key
 from mezite.core.audit import plain
 from mezite.core.model import Identity
+from mezite.discreet import Discreet
 from mezite.errors import CertificateRejected
 
 
@@ -27,18 +28,19 @@ class ICertificateLogin(ICredentials):
 
 
 @implementer(ICertificateLogin)
-@dataclass(frozen=True, slots=True)
-class CertificateLogin:
+class CertificateLogin(Discreet, frozen=True):
     """What a client presents for a login (RFC 4252 §7)."""
 
+    hidden = ("blob", "signature", "signed")
+
     login: str
-    blob: bytes = field(repr=False)
+    blob: bytes
     signature_type: bytes
     """The plain signature type that the announced algorithm stands for."""
     address: str | None
-    signature: bytes | None = field(default=None, repr=False)
+    signature: bytes | None = None
     """``None``: the client only asks whether this certificate would do."""
-    signed: bytes = field(default=b"", repr=False)
+    signed: bytes = b""
 
     def verify_signature(self, cert: Certificate) -> None:
         """Returns when the client holds the key of *cert*, or has not been asked to prove it.
@@ -49,8 +51,7 @@ class CertificateLogin:
             keys.verify_with(subject_key(cert), self.signature, self.signed, algorithm=self.signature_type)
 
 
-@dataclass(frozen=True, slots=True)
-class Certified:
+class Certified(Struct, frozen=True):
     """An avatar's id: this identity may log in under this name."""
 
     login: str

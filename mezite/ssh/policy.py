@@ -7,10 +7,11 @@ comes out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
+from msgspec import Struct
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
 from mezite.certs.entries import apply_entry, find_entry
@@ -27,8 +28,7 @@ RBAC = "rbac"
 PRINCIPALS = "principals"
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """What the server knows at one moment, as far as logins depend on it."""
 
     user_cas: tuple[bytes, ...]
@@ -47,8 +47,7 @@ class Access(Protocol):
         """Records *event*; returns at once and never raises."""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeRules:
+class NodeRules(Struct, frozen=True):
     """What this node itself contributes to the decision."""
 
     node_name: str
@@ -67,8 +66,7 @@ class NodeRules:
         return replace(self, trusted_user_ca_keys=(*self.trusted_user_ca_keys, *blobs))
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(Struct, frozen=True):
     """This identity may log in as *login*, if it proves that it holds its key."""
 
     identity: Identity
@@ -79,8 +77,7 @@ class Admitted:
     """Where forwarded connections may go: host or ``*``, port or 0 for any; empty: anywhere."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(Struct, frozen=True):
     """Why not: a stable code for the audit log, and a sentence for its reader."""
 
     code: str

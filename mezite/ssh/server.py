@@ -7,9 +7,9 @@ host keys; see docs/conch-certificates.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from msgspec import Struct
 from twisted.conch.ssh.connection import SSHConnection
 from twisted.conch.ssh.factory import SSHFactory
 from twisted.conch.ssh.service import SSHService
@@ -43,8 +43,7 @@ class LoginLimits(Protocol):
         so that idle strangers keep nobody out."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """The limits of sshd, where it has any."""
 
     login_timeout_seconds: float = 60

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
+from msgspec import Struct, field
 from twisted.logger import Logger
 
 from mezite.certs import wire
@@ -35,8 +35,7 @@ _VARIABLES = re.compile(rb"LANG|LC_[A-Z]{1,32}")
 EXEC, SHELL, SUBSYSTEM = "exec", "shell", "subsystem"
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """What a session is to run."""
 
     kind: str
@@ -82,8 +81,7 @@ class Program(Protocol):
         """The session is over: end, and leave nothing behind."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """Why there is no program: a stable code, and a line for the user."""
 
     code: str

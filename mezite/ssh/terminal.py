@@ -9,7 +9,8 @@ import os
 import re
 import struct
 import termios
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mezite.certs.wire import Reader
 from mezite.ssh.accounts import Account
@@ -45,8 +46,7 @@ _SPEEDS = {
 _INPUT_SPEED, _OUTPUT_SPEED = 128, 129
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
+class Size(Struct, frozen=True):
     """Of a window: in characters, and in pixels where they are known."""
 
     columns: int
@@ -59,8 +59,7 @@ class Size:
         return cls(*(min(reader.u32(), 0xFFFF) for _ in range(4)))
 
 
-@dataclass(frozen=True, slots=True)
-class TerminalRequest:
+class TerminalRequest(Struct, frozen=True):
     """What ``pty-req`` asks for."""
 
     name: bytes
@@ -88,8 +87,7 @@ def _read_modes(encoded: bytes) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-@dataclass(slots=True)
-class Device:
+class Device(Struct):
     """An open pseudo-terminal.  The program's side is closed here once it has been started."""
 
     ours: int

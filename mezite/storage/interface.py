@@ -14,21 +14,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
+
+from msgspec import Struct
 
 from mezite.core.audit import AuditEvent
 from mezite.core.model import Bot, Instance, JoinToken, Lock, LockTarget
 from mezite.core.roles import Role
+from mezite.discreet import Discreet
 
 T = TypeVar("T")
 
 MAX_PAGE = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
+class Page(Struct, Generic[T], frozen=True):
     """Some rows in the order of their key, and where the next ones start."""
 
     items: tuple[T, ...]
@@ -36,8 +37,7 @@ class Page(Generic[T]):
     """Give it as ``after`` to go on; ``None`` at the end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(Struct, frozen=True):
     """A proof of admission, tied to the key that redeemed it."""
 
     token_id: str
@@ -48,9 +48,10 @@ class Admission:
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class StoredAuthority:
+class StoredAuthority(Discreet, frozen=True):
     """A certificate authority as it lies in the database."""
+
+    hidden = ("public", "private_pem")
 
     id: str
     kind: str
@@ -63,20 +64,15 @@ class StoredAuthority:
     """PKCS#8 PEM, encrypted where a passphrase is set."""
     created_at: datetime
 
-    def __repr__(self) -> str:
-        return f"StoredAuthority(id={self.id!r}, kind={self.kind!r}, state={self.state!r})"
 
-
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(Struct, frozen=True):
     """An audit event with the number its row has; numbers rise with time."""
 
     id: int
     event: AuditEvent
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """The generation step of one instance: one conditional UPDATE."""
 
     instance_id: str

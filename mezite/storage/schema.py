@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+
+from msgspec import Struct
 
 from mezite.errors import StorageFailure
 from mezite.storage import sql
@@ -23,8 +24,7 @@ APPLICATION_ID = 0x4D657A74
 """``Mezt``, in the header of every SQLite file of ours (see file(1))."""
 
 
-@dataclass(frozen=True, slots=True)
-class Migration:
+class Migration(Struct, frozen=True):
     version: int
     name: str
     script: str

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from mezite.certs import keys
 from mezite.certs.ssh import Certificate, parse_certificate
@@ -46,10 +46,9 @@ def auth() -> Iterator[Auth]:
     auth.close()
 
 
-@dataclass
 class ManyPending(Pending):
     wanted: tuple[SshKey, ...] = ()
-    made: tuple[keys.PrivateKey, ...] = field(default_factory=tuple)
+    made: tuple[keys.PrivateKey, ...] = ()
 
     @property
     def ssh_keys(self) -> tuple[SshKey, ...]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from mezite.certs import keys, ssh
 from mezite.certs.signer import InProcessSigner, Signer

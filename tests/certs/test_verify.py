@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from mezite.certs import keys, ssh, wire
 from mezite.certs.verify import check_host_certificate, check_issued, check_user_certificate

@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 import pytest
 from click.shell_completion import CompletionItem
+from msgspec.structs import force_setattr
 
 import mezite
 from mezite.cli import mezd, msh
@@ -116,7 +117,7 @@ def test_every_kind_of_name(served: Terminal) -> None:
     machine = served.machine()
     stored = served.auth.instance(machine.instance_id)
     lock = served.admin.call("locks.add", kind="login", target="deploy")["lock"]["id"]
-    object.__setattr__(served.auth.context, "nodes", lambda: (Node("node1", "node1:3022", {}),))
+    force_setattr(served.auth.context, "nodes", lambda: (Node("node1", "node1:3022", {}),))
     for words, name in [
         (("bots", "rm"), "github-deploy"), (("bots", "lock"), "github-deploy"),
         (("bots", "rotate-token"), "github-deploy"), (("tokens", "create", "--bot"), "github-deploy"),

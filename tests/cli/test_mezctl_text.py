@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+
+from msgspec.structs import force_setattr, replace
 
 from mezite.config import daemon
 from mezite.core.model import LockKind, Node
@@ -76,7 +77,7 @@ def test_a_new_token_has_a_line_of_its_own_and_the_command_that_uses_it(terminal
 def test_the_command_names_every_server(terminal: Terminal) -> None:
     """As mezd takes them."""
     both = "a.example.com:3025,b.example.com:3025"
-    object.__setattr__(terminal.auth.context.cluster, "public_addr", both)
+    force_setattr(terminal.auth.context.cluster, "public_addr", both)
     terminal.bot()
     for words in (
         ("bots", "add", "--name=x", "--roles=ci-deployer"),
@@ -258,7 +259,7 @@ def test_ca_export_prints_what_goes_into_the_file(terminal: Terminal) -> None:
 
 
 def test_nodes_ls(terminal: Terminal) -> None:
-    object.__setattr__(
+    force_setattr(
         terminal.auth.context, "nodes", lambda: (Node("node1", "node1:3022", {"env": "staging"}),)
     )
     assert terminal.told("nodes", "ls") == "NAME   ADDRESS     LABELS\nnode1  node1:3022  env=staging\n"

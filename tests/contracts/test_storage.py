@@ -6,11 +6,11 @@ races, commits and futures the other modules here tell.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta, timezone
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from mezite.core.audit import EventType
 from mezite.core.model import MISMATCH, LockKind, LockTarget

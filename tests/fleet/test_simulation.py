@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
 from fleet.scenarios import SCENARIOS, Settings
 from fleet.server import Server
 from fleet.simulation import Fleet
+from msgspec.structs import replace
 
 SMALL = Settings(machines=40)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+
+from msgspec.structs import replace
 
 from mezite.certs import keys, ssh
 from mezite.core.model import Node

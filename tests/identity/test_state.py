@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import force_setattr
 
 from mezite.core.model import Node
 from mezite.errors import InvalidInput, StateFailure
@@ -69,7 +70,7 @@ _STATE = durable()
 def test_known_nodes_never_outgrow_the_slot() -> None:
     state = durable()
     many = tuple(Node(f"node-{number}", f"192.0.2.1:{number}") for number in range(50_000))
-    object.__setattr__(state.held.trust, "nodes", many)
+    force_setattr(state.held.trust, "nodes", many)
     encoded = codec.encode(state)
     assert len(encoded) < SLOT_SIZE // 2
     assert codec.decode(encoded).held.trust.nodes == many[: len(codec.decode(encoded).held.trust.nodes)]
@@ -224,7 +225,7 @@ def test_saves_stay_within_what_was_allocated(tmp_path: Path) -> None:
 def test_too_large_a_state_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     save(tmp_path, durable(1))
     state = durable(2)
-    object.__setattr__(state.held.trust, "server_cas", (b"x" * SLOT_SIZE,))
+    force_setattr(state.held.trust, "server_cas", (b"x" * SLOT_SIZE,))
     with pytest.raises(StateFailure, match="too large"):
         save(tmp_path, state)
     assert load(tmp_path).held.generation == 1

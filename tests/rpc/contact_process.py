@@ -14,11 +14,11 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from twisted.internet import asyncioreactor
 
 loop = asyncio.new_event_loop()
