@@ -7,6 +7,7 @@ socket, command line) has one table that maps these errors to its own terms.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
 
@@ -182,3 +183,12 @@ class StateFailure(MeziteError):
     """The daemon's state directory cannot be used, and what to do about it."""
 
     code = "state"
+
+
+def did_you_mean(name: str, known: Sequence[str], listed: str) -> str:
+    """How a line about a *name* that is not *known* goes on: the nearest one, or all, as *listed*."""
+    # Needed for mistakes alone.
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"{listed}: {', '.join(known) or 'none'}"

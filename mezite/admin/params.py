@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mezite.core.audit import plain
 from mezite.core.duration import parse_duration
-from mezite.errors import InvalidInput
+from mezite.errors import InvalidInput, did_you_mean
 
 _MAX_TEXT = 4096
 _MAX_ITEMS = 1000
@@ -22,8 +21,7 @@ class Params:
     def __init__(self, values: Mapping[str, Any], *known: str) -> None:
         for name in values:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known) or 'none'}"
+                hint = did_you_mean(name, known, "known")
                 raise InvalidInput(f"unknown parameter; {hint}", plain(name, 64))
         self._values = values
 

@@ -13,16 +13,19 @@ import ipaddress
 import re
 from collections.abc import Collection, Iterable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from mezite.certs import keys, ssh
-from mezite.certs.krl import Revocations
 from mezite.certs.ssh import MAX_REMEMBERED, Certificate, Options
 from mezite.certs.wire import Reader
 from mezite.core import template
 from mezite.core.model import Identity
 from mezite.errors import CertificateRejected
+
+if TYPE_CHECKING:
+    from mezite.certs.krl import Revocations
 
 FLAG_EXTENSIONS = frozenset(
     {

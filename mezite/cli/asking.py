@@ -11,7 +11,7 @@ import click
 
 from mezite.admin import client
 from mezite.cli import output
-from mezite.cli.program import Program
+from mezite.cli.program import FORMATS, Program
 
 PROGRAM = "mezctl"
 _SERVER_REMEDY = (
@@ -132,7 +132,7 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.params += [
             click.Option(
-                ["--format"], type=click.Choice(output.FORMATS), expose_value=False, callback=_set_format,
+                ["--format"], type=click.Choice(FORMATS), expose_value=False, callback=_set_format,
                 is_eager=True, help="As the program's --format.",
             ),
             click.Option(

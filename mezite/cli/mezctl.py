@@ -10,8 +10,7 @@ import click
 
 from mezite import __version__
 from mezite.cli.asking import PROGRAM, Asking, LazyProgram
-from mezite.cli.output import FORMATS
-from mezite.cli.program import files
+from mezite.cli.program import FORMATS, files
 
 _COMMANDS = {
     "status": ("mezite.cli.ctl_status", "How the server is, and what in it wants your eye."),

@@ -17,9 +17,7 @@ import click
 import mezite
 from mezite.cli import failures
 from mezite.cli.completion_command import completion
-from mezite.cli.mezd_doctor import doctor
-from mezite.cli.output import FORMATS
-from mezite.cli.program import Program, directories, files
+from mezite.cli.program import FORMATS, Program, directories, files
 from mezite.config import daemon, paths
 from mezite.errors import MeziteError, UsageError
 
@@ -38,7 +36,21 @@ def main() -> None:
     """Machine identity for SSH: joins, holds a short-lived certificate, and keeps renewing it."""
 
 
-@main.group()
+class _Identity(click.Group):
+    """A daemon loads no `doctor`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "doctor"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "doctor":
+            from mezite.cli.mezd_doctor import doctor
+
+            return doctor
+        return super().get_command(ctx, cmd_name)
+
+
+@main.group(cls=_Identity)
 def identity() -> None:
     """The identity of this machine."""
 
@@ -157,7 +169,6 @@ def leave(**flags: Any) -> None:
         state_file.release()
 
 
-identity.add_command(doctor)
 main.add_command(completion)
 
 
@@ -206,12 +217,14 @@ def _serve(
 
     from mezite.cli.mezd_outputs import told_of
     from mezite.config.outputs import FIRST
+    from mezite.identity.allocator import one_arena
     from mezite.identity.events import Finish
     from mezite.identity.given import options_for, remote_for
     from mezite.identity.logs import begin_logging
     from mezite.identity.service import Clocks, IdentityService
     from mezite.supervision import ServiceManager
 
+    one_arena()
     reactor: Any = installed
     # Twisted's timers follow the wall clock: set back by an hour, it would stop them for an hour.
     reactor.seconds = time.monotonic

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mezite.cli import failures, output
-from mezite.cli.program import directories, files
+from mezite.cli.program import FORMATS, directories, files
 from mezite.config import daemon
 from mezite.errors import MeziteError, Unreachable
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--ca-file", metavar="FILE", shell_complete=files, help="As with start.")
 @click.option("--node", metavar="NODE", help="Log in to this node, too, and run `true` there.")
 @click.option("--login", metavar="LOGIN", help="The account on NODE; default: the certificate's first login.")
-@click.option("--format", "format_", type=click.Choice(output.FORMATS), default="text",
+@click.option("--format", "format_", type=click.Choice(FORMATS), default="text",
               help="text is the default.")
 def doctor(node: str | None, login: str | None, format_: str, **flags: Any) -> None:
     """Say what is wrong, and what to do.

@@ -12,8 +12,6 @@ from mezite.cli import terminal
 from mezite.cli.failures import safe
 from mezite.cli.terminal import BAD, GOOD, HEADING, SOON, Marked, paint, wrapped
 
-FORMATS = ("text", "json", "yaml")
-
 Record = Mapping[str, Any]
 Cell = Callable[[Record], object]
 _Row = Sequence[tuple[str, str | None]]

@@ -14,6 +14,8 @@ from mezite.errors import MeziteError, UsageError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+FORMATS = ("text", "json", "yaml")
+
 
 class Program(click.Group):
     """The top group of a program; its name begins each line."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Hashable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +11,7 @@ import yaml
 from msgspec import Struct
 
 from mezite.core.duration import parse_duration
-from mezite.errors import InvalidInput, UsageError
+from mezite.errors import InvalidInput, UsageError, did_you_mean
 
 MAX_FILE = 1024 * 1024
 MAX_DEPTH = 20
@@ -123,9 +122,7 @@ class Section(Struct):
         """Raises for the first key that is not among *keys*, with the nearest one."""
         for key in self.values:
             if key not in keys:
-                near = difflib.get_close_matches(key, keys, n=1)
-                hint = f"did you mean {near[0]}?" if near else "known here: " + ", ".join(keys)
-                raise self.fault(key, f"unknown key; {hint}")
+                raise self.fault(key, f"unknown key; {did_you_mean(key, keys, 'known here')}")
 
     def section(self, key: str) -> Section:
         return Section.from_value(self.values.get(key), self.source, self._name(key))

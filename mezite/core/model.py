@@ -16,13 +16,16 @@ import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
 from mezite.core.duration import format_duration
-from mezite.core.fork import Fork
 from mezite.discreet import Discreet
 from mezite.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from mezite.core.fork import Fork
 
 MAX_CERTIFICATE_TTL = timedelta(hours=24)
 DEFAULT_CERTIFICATE_TTL = timedelta(hours=1)

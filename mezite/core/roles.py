@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -13,7 +12,7 @@ from msgspec import Struct
 
 from mezite.core.duration import format_duration, parse_duration
 from mezite.core.model import MAX_PRINCIPALS, MIN_CERTIFICATE_TTL, check_login, check_name, shown
-from mezite.errors import InvalidInput
+from mezite.errors import InvalidInput, did_you_mean
 
 _LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 
@@ -25,8 +24,7 @@ def _mapping(value: object, path: str, known: Sequence[str]) -> Mapping[str, Any
         raise InvalidInput(f"expected a mapping, found {shown(value)}", path)
     for key in value:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else "known keys: " + ", ".join(known)
+            hint = did_you_mean(str(key), known, "known keys")
             raise InvalidInput(f"unknown key; {hint}", f"{path}.{key}" if path else str(key))
     return value
 

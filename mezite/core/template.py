@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from mezite.core.model import Bot
-from mezite.core.rbac import Granted
+
+if TYPE_CHECKING:
+    from mezite.core.rbac import Granted
 
 CLOCK_ALLOWANCE = timedelta(seconds=60)
 """User certificates start this long ago, for verifiers with a slow clock."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from google.protobuf.message import Message
 from msgspec import Struct
 
 from mezite.certs.x509 import SERVER_NAME
@@ -30,7 +31,6 @@ from mezite.core.request import (
 )
 from mezite.errors import InvalidInput, MeziteError, NoAnswer, Unreachable, UntrustedServer
 from mezite.proto.mezite.v1 import identity_pb2 as pb
-from mezite.proto.mezite.v1.identity_pb2_grpc import IdentityServiceStub
 from mezite.rpc import messages
 from mezite.rpc.status import error_from_status
 
@@ -51,7 +51,8 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_receive_message_length", 1024 * 1024),
 )
 
-_Answer = TypeVar("_Answer")
+_SERVICE = pb.DESCRIPTOR.services_by_name["IdentityService"].full_name
+_Answer = TypeVar("_Answer", bound=Message)
 
 
 class ServerTrust(Struct, frozen=True):
@@ -135,7 +136,6 @@ class AuthClient:
             options.append(("grpc.ssl_target_name_override", trust.name))
         credentials = grpc.ssl_channel_credentials(root_certificates=trust.roots)
         self._channel = grpc.aio.secure_channel(address, credentials, options=options)
-        self._stub = IdentityServiceStub(self._channel)
         self._seconds = deadline.total_seconds()
 
     async def __aenter__(self) -> AuthClient:
@@ -148,7 +148,7 @@ class AuthClient:
 
     async def get_cluster(self) -> Cluster:
         """Who the server is; raises as :meth:`join` does."""
-        answer = await self._call(self._stub.GetCluster(pb.GetClusterRequest(), timeout=self._seconds))
+        answer = await self._call("GetCluster", pb.GetClusterRequest(), pb.GetClusterResponse)
         server_time = messages.from_unix_ms(answer.server_time_unix_ms, "server_time_unix_ms")
         return Cluster(plain(answer.cluster_name, 128), answer.cluster_uuid, server_time)
 
@@ -162,23 +162,26 @@ class AuthClient:
         :class:`InvalidInput` (the answer cannot be read).
         """
         signed = _signed(JOIN, messages.join_body(request), sign, cluster_uuid, nonce)
-        return messages.issued_from(await self._call(self._stub.Join(signed, timeout=self._seconds)))
+        return messages.issued_from(await self._call(JOIN, signed, pb.IssueResponse))
 
     async def renew(
         self, request: RenewRequest, sign: Sign, cluster_uuid: str, nonce: bytes = b""
     ) -> Issued:
         """The same for a renewal, signed by the lineage key of the generation it comes from."""
         signed = _signed(RENEW, messages.renew_body(request), sign, cluster_uuid, nonce)
-        return messages.issued_from(await self._call(self._stub.Renew(signed, timeout=self._seconds)))
+        return messages.issued_from(await self._call(RENEW, signed, pb.IssueResponse))
 
     async def leave(self, request: LeaveRequest, sign: Sign, cluster_uuid: str) -> None:
         """The instance is over; signed and failing as a renewal does."""
         signed = _signed(LEAVE, messages.leave_body(request), sign, cluster_uuid, b"")
-        await self._call(self._stub.Leave(signed, timeout=self._seconds))
+        await self._call(LEAVE, signed, pb.LeaveResponse)
 
-    async def _call(self, call: Awaitable[_Answer]) -> _Answer:
+    async def _call(self, method: str, request: Message, kind: type[_Answer]) -> _Answer:
+        # The generated stub would bring the server's half with it.
+        path, serialized = f"/{_SERVICE}/{method}", type(request).SerializeToString
+        call = self._channel.unary_unary(path, serialized, kind.FromString)
         try:
-            return await call
+            return await call(request, timeout=self._seconds)
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from None
         except grpc.aio.UsageError:
