@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -89,12 +90,10 @@ def terms(
     roles = rbac.find_roles(bot.roles, tx.roles(bot.roles))
     if isinstance(roles, Denied):
         return Refused(roles.reason, f"bot {bot.name}: {roles}")
-    logins = dict.fromkeys(login for role in roles for login in role.allow.logins)
-    login_locks = tx.locks_on([LockTarget(LockKind.LOGIN, login) for login in logins])
-    locked_logins = locks.locked_logins(login_locks, now)
+    locked_logins = locks.locked_logins(tx.locks_on(_login_targets(roles)), now)
     granted = []
     for key in ssh_keys:
-        one = _grant(roles, key, asked_ttl(key.ttl or wishes.ttl, bot), locked_logins)
+        one = _grant(roles, key.roles, asked_ttl(key.ttl or wishes.ttl, bot), locked_logins)
         if isinstance(one, Denied):
             output = f", output {key.output}" if key.roles is not None else ""
             return Refused(one.reason, f"bot {bot.name}{output}: {one}")
@@ -105,12 +104,23 @@ def terms(
     return Terms(tuple(granted), interval)
 
 
+# Machines of one bot ask alike.
+
+
+@lru_cache(maxsize=1024)
+def _login_targets(roles: tuple[Role, ...]) -> tuple[LockTarget, ...]:
+    logins = dict.fromkeys(login for role in roles for login in role.allow.logins)
+    return tuple(LockTarget(LockKind.LOGIN, login) for login in logins)
+
+
+@lru_cache(maxsize=1024)
 def _grant(
-    roles: Sequence[Role], key: SshKey, ttl: timedelta, locked_logins: tuple[str, ...]
+    roles: tuple[Role, ...], names: tuple[str, ...] | None, ttl: timedelta, locked_logins: tuple[str, ...]
 ) -> Granted | Denied:
-    if key.roles is None:
+    """By those of *roles* with these *names*, or by all."""
+    if names is None:
         return rbac.grant(roles, asked_ttl=ttl, locked_logins=locked_logins)
-    chosen = rbac.choose(roles, key.roles)
+    chosen = rbac.choose(roles, names)
     if isinstance(chosen, Denied):
         return chosen
     return rbac.grant(chosen[0], asked_ttl=ttl, locked_logins=locked_logins, left_out=chosen[1])

@@ -155,7 +155,7 @@ class Rules(Struct, frozen=True):
         return bool(self.node_labels) and all(matcher.matches(labels) for matcher in self.node_labels)
 
 
-class Role(Struct, frozen=True):
+class Role(Struct, frozen=True, cache_hash=True):
     """What a bot may do: log in where, as whom, for how long."""
 
     name: str

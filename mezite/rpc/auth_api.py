@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from mezite.auth.context import Context, Peer, Transaction
 from mezite.auth.join import join
 from mezite.auth.leave import leave
-from mezite.auth.proof import prove_certificate, prove_join, prove_leave, prove_renew
+from mezite.auth.proof import Provenance, prove_certificate, prove_join, prove_leave, prove_renew
 from mezite.auth.renew import Unverified, renew
 from mezite.core.admission import Admission, Kind, Limits
 from mezite.core.audit import AuditEvent, EventType, plain
@@ -67,14 +67,43 @@ _LEAVE = _Method("leave", Kind.RENEW, EventType.LEAVE_REFUSED, "instance")
 class _Call:
     """One request while it is being answered."""
 
-    __slots__ = ("peer", "prepare_again", "request", "subject")
+    __slots__ = ("peer", "request", "subject")
 
     def __init__(self, request: pb.SignedRequest, peer: Peer) -> None:
         self.request = request
         self.peer = peer
         self.subject = ""
         """Whom it is about, once that has been read."""
-        self.prepare_again: Callable[[], Callable[[Transaction], Any]]
+
+
+class _Renewal:
+    """What is known of a renewal between its steps."""
+
+    __slots__ = ("_call", "_check_clock", "_context", "_proof", "_provenance", "_signed", "_wanted")
+
+    def __init__(self, context: Context, check_clock: Callable[[], None], call: _Call) -> None:
+        self._context = context
+        self._check_clock = check_clock
+        self._call = call
+        self._provenance: Provenance | None = None
+
+    def prepare(self) -> Callable[[Transaction], Issued | Refused | Unverified]:
+        self._signed = signed = messages.signed_from(self._call.request)
+        self._wanted = wanted = messages.renew_request_from(signed.body)
+        self._call.subject = wanted.instance_id
+        self._check_clock()
+        self._proof = prove_renew(self._context, wanted, signed)
+        return self._use_case
+
+    def prepare_again(self) -> Callable[[Transaction], Issued | Refused | Unverified]:
+        self._provenance = prove_certificate(self._context, self._wanted, self._proof)
+        return self._use_case
+
+    def _use_case(self, tx: Transaction) -> Issued | Refused | Unverified:
+        return renew(
+            self._context, tx, self._wanted, self._proof, self._provenance,
+            nonce=self._signed.nonce, peer=self._call.peer,
+        )
 
 
 class AuthApi(IdentityServiceServicer):
@@ -166,29 +195,10 @@ class AuthApi(IdentityServiceServicer):
         return await self._run(prepare, _issued)
 
     async def _renew(self, call: _Call) -> pb.IssueResponse | Refused:
-        context, provenance = self._context, None
-
-        def prepare() -> Callable[[Transaction], Issued | Refused | Unverified]:
-            signed = messages.signed_from(call.request)
-            wanted = messages.renew_request_from(signed.body)
-            call.subject = wanted.instance_id
-            self._check_clock()
-            proof = prove_renew(context, wanted, signed)
-
-            def use_case(tx: Transaction) -> Issued | Refused | Unverified:
-                return renew(context, tx, wanted, proof, provenance, nonce=signed.nonce, peer=call.peer)
-
-            def prepare_again() -> Callable[[Transaction], Issued | Refused | Unverified]:
-                nonlocal provenance
-                provenance = prove_certificate(context, wanted, proof)
-                return use_case
-
-            call.prepare_again = prepare_again
-            return use_case
-
-        outcome = await self._run(prepare, _renewed)
+        renewal = _Renewal(self._context, self._check_clock, call)
+        outcome = await self._run(renewal.prepare, _renewed)
         if isinstance(outcome, Unverified):
-            outcome = await self._run(call.prepare_again, _renewed)
+            outcome = await self._run(renewal.prepare_again, _renewed)
         assert not isinstance(outcome, Unverified)
         return outcome
 

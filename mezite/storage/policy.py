@@ -22,21 +22,24 @@ V = TypeVar("V")
 TOPICS = frozenset({"bots", "roles", "locks"})
 MOST = 10_000
 """Entries of a kind, until that kind is read anew."""
+MOST_INSTANCE_LOCKS = 1_000
+"""Held; where there are more, each machine's are read from the database."""
 
 
 class Held:
     """What has been read; ``None`` or an empty tuple stands for what is not there.
 
-    Locks are held by target, all of them but those on instances, of which there
-    may be as many as machines; ``None`` until they have been read.
+    Locks are held by target, ``None`` until they have been read; those on instances,
+    of which there may be as many as machines, if *has_instance_locks*.
     """
 
-    __slots__ = ("bots", "locks", "roles")
+    __slots__ = ("bots", "has_instance_locks", "locks", "roles")
 
     def __init__(self) -> None:
         self.bots: dict[str, Bot | None] = {}
         self.roles: dict[str, Role | None] = {}
         self.locks: dict[LockTarget, tuple[Lock, ...]] | None = None
+        self.has_instance_locks = False
 
 
 class PolicyCache:

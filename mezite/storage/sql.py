@@ -146,6 +146,7 @@ ALL_LOCKS = f"select {_LOCK} from locks order by created_at_us, id"
 SHARED_LOCKS = f"""select {_LOCK} from locks where target < 'instance/'
 union all select {_LOCK} from locks where target >= 'instance0'"""
 """All but those on instances: 0 is what follows / in ASCII."""
+INSTANCE_LOCKS = f"select {_LOCK} from locks where target >= 'instance/' and target < 'instance0' limit ?"
 DELETE_LOCK = "delete from locks where id = ?"
 
 

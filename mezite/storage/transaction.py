@@ -278,26 +278,31 @@ class SqlTransaction:
         return _page(found, [lock.id for lock in found], limit)
 
     def locks_on(self, targets: Sequence[LockTarget]) -> tuple[Lock, ...]:
-        held = self._shared_locks()
-        asked = targets if held is None else [one for one in targets if one.kind is LockKind.INSTANCE]
-        found: list[Lock] = []
+        asked, found = targets, list[Lock]()
+        if self._policy is not None:
+            held = self._held()
+            by_target = self._read_locks(held) if held.locks is None else held.locks
+            if by_target:
+                for target in dict.fromkeys(targets):
+                    found += by_target.get(target, ())
+            asked = [] if held.has_instance_locks else [
+                target for target in targets if target.kind is LockKind.INSTANCE
+            ]
         if asked:
             texts = [rows.target_text(target) for target in asked]
             found += map(rows.lock, self._all(sql.locks_on(len(texts)), *texts))
-        if held:
-            for target in dict.fromkeys(targets):
-                found += held.get(target, ())
         return tuple(sorted(found, key=lambda lock: (lock.created_at, lock.id)))
 
-    def _shared_locks(self) -> Mapping[LockTarget, tuple[Lock, ...]] | None:
-        """All locks but those on instances, where they are held in memory."""
-        if self._policy is None:
-            return None
-        held = self._held()
-        if held.locks is None:
-            held.locks = {}
-            for lock in map(rows.lock, self._all(sql.SHARED_LOCKS)):
-                held.locks[lock.target] = (*held.locks.get(lock.target, ()), lock)
+    def _read_locks(self, held: Held) -> Mapping[LockTarget, tuple[Lock, ...]]:
+        """All locks, but those on instances if these are too many to be held."""
+        read = self._all(sql.SHARED_LOCKS)
+        of_instances = self._all(sql.INSTANCE_LOCKS, policy.MOST_INSTANCE_LOCKS + 1)
+        held.has_instance_locks = len(of_instances) <= policy.MOST_INSTANCE_LOCKS
+        if held.has_instance_locks:
+            read += of_instances
+        held.locks = {}
+        for lock in map(rows.lock, read):
+            held.locks[lock.target] = (*held.locks.get(lock.target, ()), lock)
         return held.locks
 
     def all_locks(self) -> tuple[Lock, ...]:

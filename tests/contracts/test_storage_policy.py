@@ -10,6 +10,7 @@ import pytest
 
 from mezite.core.model import LockKind, LockTarget
 from mezite.errors import Conflict, NotFound, StorageFailure
+from mezite.storage import policy
 from mezite.storage.interface import Storage, Transaction
 from tests.contracts.conftest import OpenStorage
 from tests.storage.making import NOW, held, make_bot, make_instance, make_lock, make_role, write
@@ -52,9 +53,13 @@ def changes(chance: random.Random) -> list[Callable[[Transaction], Any]]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_is_seen_is_what_is_stored(storage: Storage, seed: int) -> None:
+@pytest.mark.parametrize("most", [policy.MOST_INSTANCE_LOCKS, 0])
+def test_what_is_seen_is_what_is_stored(
+    storage: Storage, seed: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After any change, within the transaction that makes it and after it, and
     after one that was undone."""
+    monkeypatch.setattr(policy, "MOST_INSTANCE_LOCKS", most)
     chance = random.Random(seed)
 
     def act(tx: Transaction) -> None:
@@ -85,10 +90,16 @@ def test_a_commit_that_failed_leaves_nothing_in_memory(open_storage: OpenStorage
     assert write(storage, seen) == write(storage, stored)
 
 
-def test_locks_of_many_instances_are_not_held(storage: Storage) -> None:
-    """A lock on an instance is always read: memory does not grow with the fleet."""
+def test_locks_of_many_instances_are_not_held(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read, so that memory does not grow with the fleet, and none is missed."""
+    monkeypatch.setattr(policy, "MOST_INSTANCE_LOCKS", 3)
     write(storage, lambda tx: (tx.add_bot(make_bot()), tx.add_instance(make_instance())))
     assert write(storage, lambda tx: tx.locks_on(TARGETS)) == ()
-    lock = make_lock("l", LockKind.INSTANCE, "inst-1")
-    write(storage, lambda tx: tx.add_lock(lock))
-    assert write(storage, lambda tx: tx.locks_on(TARGETS)) == (lock,)
+    lock, on_bot = make_lock("l", LockKind.INSTANCE, "inst-1"), make_lock("m", LockKind.BOT, "ci")
+    write(storage, lambda tx: (tx.add_lock(lock), tx.add_lock(on_bot)))
+    for number in range(5):
+        other = make_lock(f"other-{number}", LockKind.INSTANCE, f"inst-{number + 2}")
+        write(storage, lambda tx, other=other: tx.add_lock(other))  # type: ignore[misc]  # bound now
+        assert write(storage, lambda tx: tx.locks_on(TARGETS)) == (lock, on_bot)
