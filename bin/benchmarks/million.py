@@ -1,7 +1,9 @@
-"""Operators and a large fleet: how long a server takes to start, and to answer, with a million instances."""
+"""A large fleet: what a renewal costs, how long a server takes to start, and to answer operators."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,8 +16,10 @@ from uuid import UUID
 import psycopg
 from msgspec.structs import replace
 
-from benchmarks.measure import Row, Table
-from benchmarks.server import AuthServer, interleaved
+from benchmarks.machines import Caller, Load, Machine, Target, Work, load
+from benchmarks.measure import AT_MOST, Limit, Row, Table
+from benchmarks.rpc import fleet
+from benchmarks.server import MANY_JOINS, AuthServer, interleaved
 from benchmarks.storage import _NOW, FEW, _fill, _key
 from mezite.core.model import Bot, Instance
 from mezite.storage.interface import Storage, Transaction
@@ -28,6 +32,9 @@ from tests.system.processes import call
 
 PER_BOT = 100
 PAGE = 500
+AT_ONCE = 64
+RENEWING = FEW // 2
+"""Instances with a machine behind them, for each :data:`FEW` of a small fleet."""
 _COLUMNS = ADD_INSTANCE.partition("(")[2].partition(")")[0]
 
 
@@ -37,13 +44,15 @@ class Fleet:
     def __init__(self, root: Path, size: int, postgres: Postgres | None) -> None:
         root.mkdir()
         self._size, self._bots, self._chance = size, size // PER_BOT, Random(size)
-        overrides: dict[str, Any] = {"ssh": {"enabled": False}}
+        overrides: dict[str, Any] = {"ssh": {"enabled": False}, "limits": MANY_JOINS}
         self._params: dict[str, Any] = {}
         if postgres is not None:
             name = f"fleet{size}"
             postgres.create_database(name)
             overrides["database"] = {**postgres.config, "name": name}
             self._params = {**postgres.local_params, "dbname": name}
+        self._target: Target
+        self._works: list[Work] = []
         self._server = AuthServer(root, overrides)
         self._server.start()
         self._server.put_role("deploy")
@@ -121,6 +130,20 @@ class Fleet:
         yield
         self.stop()
 
+    def join(self, machines: int) -> None:
+        """They are spread over all the other instances, as ids are random."""
+        self._target, joined = asyncio.run(fleet(self._server, machines))
+        self._works = [self._renewing(joined[start::AT_ONCE]) for start in range(AT_ONCE)]
+
+    def _renewing(self, machines: list[Machine]) -> Work:
+        async def renew(caller: Caller) -> None:
+            await self._chance.choice(machines).renew(caller)
+
+        return renew
+
+    def renewals(self, seconds: float) -> Load:
+        return asyncio.run(load(self._target, self._server.pid, self._works, fresh=False, seconds=seconds))
+
     def instances_ms(self) -> float:
         """From anywhere in the first quarter of the list."""
         after = str(UUID(int=self._chance.getrandbits(126), version=4))
@@ -167,23 +190,27 @@ class Fleet:
 
 
 def measure(quick: bool) -> list[Table]:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     rounds, many = (1, 20_000) if quick else (5, 1_000_000)
     with tempfile.TemporaryDirectory(prefix="mezite-bench.") as name:
-        tables = [_measure("SQLite", Path(name), rounds, many, None)]
+        tables = _measure("SQLite", Path(name), rounds, many, None)
         if binaries() is None:
             return [*tables, Table(MISSING, "", [])]
         server = Postgres(is_durable=True)
         try:
-            return [*tables, _measure("PostgreSQL", Path(name), rounds, many, server)]
+            return [*tables, *_measure("PostgreSQL", Path(name), rounds, many, server)]
         finally:
             server.close()
 
 
-def _measure(name: str, root: Path, rounds: int, many: int, server: Postgres | None) -> Table:
-    with closing(Fleet(root / f"{name}-few", FEW, server)) as few, \
+def _measure(name: str, root: Path, rounds: int, many: int, server: Postgres | None) -> list[Table]:
+    with closing(Fleet(root / f"{name}-few", FEW - RENEWING, server)) as few, \
             closing(Fleet(root / f"{name}-many", many, server)) as large:
         starts = interleaved(rounds, [few.start_ms, large.start_ms])
         with few.running(), large.running():
+            few.join(RENEWING)
+            large.join(RENEWING * 8)
+            renewals = interleaved(rounds, [lambda: few.renewals(2.0), lambda: large.renewals(2.0)])
             few_pages, pages, of_bot, bots, few_status, status = interleaved(rounds * 5, [
                 few.instances_ms, large.instances_ms, large.instances_of_bot_ms, large.bots_ms,
                 few.status_ms, large.status_ms,
@@ -194,15 +221,29 @@ def _measure(name: str, root: Path, rounds: int, many: int, server: Postgres | N
             ])
         in_a_page = large.bots_of_a_page
     against = f"the same with {FEW:,} instances"
-    return Table(
-        f"{name}, {many:,} instances of {many // PER_BOT:,} bots", "ms",
-        [
-            Row("the server's start, until it serves", starts[1], against, starts[0]),
-            Row(f"instances.ls, a page of {PAGE}", pages, against, few_pages),
-            Row(f"instances.ls, the {PER_BOT} of one bot", of_bot),
-            Row(f"bots.ls, a page of {in_a_page}", bots),
-            Row("status, with its counts", status, against, few_status),
-            Row(f"mezctl instances ls --limit {PAGE}", commands[0]),
-            Row(f"mezctl bots ls --limit {in_a_page}", commands[1]),
-        ],
-    )
+    limit = Limit(AT_MOST, 1.1) if server is None else None
+    few_cpu, cpu = ([one.cpu_us for one in side] for side in renewals)
+    few_rate, rate = ([one.per_second for one in side] for side in renewals)
+    fleet_size = f"{name}, {many:,} instances of {many // PER_BOT:,} bots"
+    return [
+        Table(
+            f"{fleet_size}, renewals of random ones of {RENEWING * 8:,} machines, kept, {AT_ONCE} at once",
+            "",
+            [
+                Row("CPU in the server, µs", cpu, against, few_cpu, limit),
+                Row("renewals/s", rate, against, few_rate),
+            ],
+        ),
+        Table(
+            fleet_size, "ms",
+            [
+                Row("the server's start, until it serves", starts[1], against, starts[0]),
+                Row(f"instances.ls, a page of {PAGE}", pages, against, few_pages),
+                Row(f"instances.ls, the {PER_BOT} of one bot", of_bot),
+                Row(f"bots.ls, a page of {in_a_page}", bots),
+                Row("status, with its counts", status, against, few_status),
+                Row(f"mezctl instances ls --limit {PAGE}", commands[0]),
+                Row(f"mezctl bots ls --limit {in_a_page}", commands[1]),
+            ],
+        ),
+    ]

@@ -14,6 +14,8 @@ from tests.system.processes import Cluster, Process, free_port, wait_for
 
 HERE = Path(__file__).parent
 ROLE = "deployer"
+MANY_JOINS = {"joins_per_second": 100_000, "joins_per_second_of_address": 100_000}
+"""All machines of a benchmark share one address, and join as fast as they can."""
 
 
 class AuthServer(Cluster):
@@ -60,9 +62,7 @@ def children(pid: int) -> list[int]:
 def auth_server(*, node: bool = False, workers: int = 1) -> Iterator[AuthServer]:
     """One that is serving, in a directory of its own; everything ends with the block."""
     with tempfile.TemporaryDirectory(prefix="mezite-bench.") as directory:
-        # All machines of a benchmark share one address, and join as fast as they can.
-        limits = {"joins_per_second": 100_000, "joins_per_second_of_address": 100_000}
-        overrides: dict[str, Any] = {"limits": limits}
+        overrides: dict[str, Any] = {"limits": MANY_JOINS}
         if not node:
             overrides["ssh"] = {"enabled": False}
         if workers > 1:
@@ -101,4 +101,4 @@ def interleaved(rounds: int, sides: Sequence[Callable[[], Any]]) -> list[list[An
     return found
 
 
-__all__ = ["AuthServer", "auth_server", "bare_process", "free_port", "interleaved"]
+__all__ = ["MANY_JOINS", "AuthServer", "auth_server", "bare_process", "free_port", "interleaved"]

@@ -13,7 +13,7 @@ TOPICS = {
     "storage": "durable generation steps, slow disks, a million instances",
     "growth": "bytes that a renewal adds to a SQLite database, and has written",
     "postgres": "the same on PostgreSQL; pages, sizes and starts with a million instances",
-    "million": "a server with a million instances: its start, and pages for operators, on both databases",
+    "million": "a server with a million instances, on both databases: renewals, start, pages for operators",
     "node": "logins at the SSH node, beside asyncssh's server and sshd",
     "commands": "how long mezctl and mezd take",
     "memory": "the server and the daemon, beside bare processes",
