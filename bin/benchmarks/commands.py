@@ -51,11 +51,12 @@ def measure(quick: bool) -> list[Table]:
             command(sys.executable, "-c", CLI_IMPORTS),
             command(BIN / "mezctl", "bots", "ls", lines=BOTS),
             command(BIN / "mezctl", "--help", lines=10),
+            command(BIN / "msh", "env", f"--cert={held.destination}", lines=3),
             command(sys.executable, "-c", DAEMON_IMPORTS),
             command(*held.argv("--one-shot")),
             lambda: wall(next(fresh).argv("--one-shot", f"--join-token={token}")),
         ])
-    cli, bots, usage, daemon, renewal, join = found
+    cli, bots, usage, environment, daemon, renewal, join = found
     plain, large = f"python -c '{CLI_IMPORTS}'", f"python -c '{DAEMON_IMPORTS}'"
     return [
         Table(
@@ -63,6 +64,7 @@ def measure(quick: bool) -> list[Table]:
             [
                 Row(f"mezctl bots ls ({BOTS} bots)", bots, plain, cli, Limit(AT_MOST, 1.6)),
                 Row("mezctl --help", usage, plain, cli),
+                Row("msh env", environment, plain, cli),
                 Row("mezd identity start --one-shot, renewing", renewal, large, daemon, Limit(AT_MOST, 1.5)),
                 Row("mezd identity start --one-shot, joining", join, large, daemon, Limit(AT_MOST, 1.5)),
             ],

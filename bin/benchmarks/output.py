@@ -56,8 +56,9 @@ def _number(value: float) -> str:
 
 
 def write_missed(tables: Iterable[Table]) -> None:
-    missed = [row for table in tables for row in table.rows if row.verdict in ("over", "under")]
-    print(f"\n{'Every limit holds.' if not missed else 'Limits that do not hold:'}")
+    limited = [row for table in tables for row in table.rows if row.limit is not None]
+    missed = [row for row in limited if row.verdict in ("over", "under")]
+    print(f"\n{'Limits that do not hold:' if missed else f'All {len(limited)} limits looked at hold.'}")
     for row in missed:
         print(f"  {row.what}: {_number(median(row.ratios or row.figures))}, {row.verdict} {row.limit}")
 
