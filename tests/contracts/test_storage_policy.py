@@ -10,8 +10,8 @@ import pytest
 
 from mezite.core.model import LockKind, LockTarget
 from mezite.errors import Conflict, NotFound, StorageFailure
-from mezite.storage import policy
 from mezite.storage.interface import Storage, Transaction
+from mezite.storage.policy import MOST_INSTANCE_LOCKS
 from tests.contracts.conftest import OpenStorage
 from tests.storage.making import NOW, held, make_bot, make_instance, make_lock, make_role, write
 from tests.storage_faults import Faults
@@ -52,15 +52,20 @@ def changes(chance: random.Random) -> list[Callable[[Transaction], Any]]:
     ]
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("most", [policy.MOST_INSTANCE_LOCKS, 0])
-def test_what_is_seen_is_what_is_stored(
-    storage: Storage, seed: int, most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def lock_others(tx: Transaction, count: int) -> None:
+    """Locks on instances that nobody asks for."""
+    for number in range(count):
+        tx.add_lock(make_lock(f"other-{number}", LockKind.INSTANCE, f"other-{number}"))
+
+
+@pytest.mark.parametrize(
+    ("seed", "others"), [*((seed, 0) for seed in range(4)), (4, MOST_INSTANCE_LOCKS + 1)]
+)
+def test_what_is_seen_is_what_is_stored(storage: Storage, seed: int, others: int) -> None:
     """After any change, within the transaction that makes it and after it, and
     after one that was undone."""
-    monkeypatch.setattr(policy, "MOST_INSTANCE_LOCKS", most)
     chance = random.Random(seed)
+    write(storage, lambda tx: lock_others(tx, others))
 
     def act(tx: Transaction) -> None:
         for change in chance.sample(changes(chance), 2):
@@ -90,16 +95,16 @@ def test_a_commit_that_failed_leaves_nothing_in_memory(open_storage: OpenStorage
     assert write(storage, seen) == write(storage, stored)
 
 
-def test_locks_of_many_instances_are_not_held(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They are read, so that memory does not grow with the fleet, and none is missed."""
-    monkeypatch.setattr(policy, "MOST_INSTANCE_LOCKS", 3)
+@pytest.mark.parametrize("others", [0, MOST_INSTANCE_LOCKS - 2, MOST_INSTANCE_LOCKS - 1, MOST_INSTANCE_LOCKS])
+def test_no_lock_on_an_instance_is_missed(storage: Storage, others: int) -> None:
+    """Held, or read each time where there are too many to be held: before the last
+    lock there are as many as are held, one less or one more."""
     write(storage, lambda tx: (tx.add_bot(make_bot()), tx.add_instance(make_instance())))
     assert write(storage, lambda tx: tx.locks_on(TARGETS)) == ()
     lock, on_bot = make_lock("l", LockKind.INSTANCE, "inst-1"), make_lock("m", LockKind.BOT, "ci")
-    write(storage, lambda tx: (tx.add_lock(lock), tx.add_lock(on_bot)))
-    for number in range(5):
-        other = make_lock(f"other-{number}", LockKind.INSTANCE, f"inst-{number + 2}")
-        write(storage, lambda tx, other=other: tx.add_lock(other))  # type: ignore[misc]  # bound now
-        assert write(storage, lambda tx: tx.locks_on(TARGETS)) == (lock, on_bot)
+    write(storage, lambda tx: (tx.add_lock(lock), tx.add_lock(on_bot), lock_others(tx, others)))
+    assert write(storage, lambda tx: tx.locks_on(TARGETS)) == (lock, on_bot)
+    write(storage, lambda tx: tx.add_lock(make_lock("z", LockKind.INSTANCE, "one-more")))
+    assert write(storage, lambda tx: tx.locks_on(TARGETS)) == (lock, on_bot)
+    write(storage, lambda tx: tx.delete_lock("l"))
+    assert write(storage, lambda tx: tx.locks_on(TARGETS)) == (on_bot,)
