@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from datetime import timedelta
 
+from fleet.figures import finish
 from fleet.scenarios import SCENARIOS, Result, Settings
 from mezite.core.duration import parse_duration
 
@@ -39,9 +39,11 @@ def main() -> int:
         results.append(SCENARIOS[name](settings))
         if not given.json:
             show(results[-1])
-    if given.json:
-        print(json.dumps([dataclasses.asdict(result) for result in results], indent=1))
-    return int(any(result.figures["identities_lost"] for result in results))
+    return finish(
+        [dataclasses.asdict(result) for result in results],
+        is_good=not any(result.figures["identities_lost"] for result in results),
+        as_json=given.json, were_shown=True,
+    )
 
 
 def show(result: Result) -> None:

@@ -1,9 +1,10 @@
-"""What the soaks share: deeds for later, lists in pages, and whether a machine goes on."""
+"""What the soaks share: deeds for later, lists in pages, and what a machine says and does."""
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -52,3 +53,10 @@ def pages(call: Callable[..., Any], method: str, name: str, **params: Any) -> It
 def has_gone_on(machine: Machine, instance: str, generation: int) -> bool:
     """It has renewed since it was there, or has joined anew."""
     return machine.instance != instance or machine.generation > generation
+
+
+def last_words(machine: Machine) -> str:
+    """The reason in the last line of its log, or the beginning of that line."""
+    last = (machine.log().strip().splitlines() or [""])[-1]
+    found = re.search(r"\(([a-z_]+)\)$", last)
+    return found[1] if found else last[:100]

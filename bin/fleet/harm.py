@@ -9,6 +9,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,6 +21,20 @@ BROKEN = 0.06
 """The part of the connections that break."""
 CALLS = 30
 """A renewal changes the disk less often."""
+
+
+@dataclass
+class Theft:
+    """A machine's directory, copied and used."""
+
+    owner: Machine
+    thief: Machine
+    instance: str
+    interval: float
+    planted: float
+    renewed: float | None = None
+    """When the thief was first answered, or refused."""
+    found: float | None = None
 
 
 class Harm:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import random
@@ -26,7 +25,7 @@ from benchmarks.server import AuthServer
 from fleet.audit import check
 from fleet.crowd import TURNED_DOWN, Clock, Newcomer, Record, run
 from fleet.deeds import pages
-from fleet.figures import show
+from fleet.figures import finish
 from fleet.founding import Founding
 from fleet.waits import figures_of, is_served
 from mezite.core.duration import parse_duration
@@ -198,11 +197,7 @@ def main() -> int:
     )
     with tempfile.TemporaryDirectory(prefix="herd") as name:
         figures = herd(settings, Path(name))
-    if given.json:
-        print(json.dumps(figures, indent=1))
-    else:
-        show(figures)
-    return 0 if is_good(figures) else 1
+    return finish(figures, is_good=is_good(figures), as_json=given.json)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import random
 import shutil
 import signal
@@ -20,7 +19,7 @@ from typing import Any
 from fleet.audit import check
 from fleet.deck import DAEMON_FAULT, DATABASE_FAULTS, KINDS, SERVER_FAULTS, SEVERED, Deck
 from fleet.deeds import Later, has_gone_on, pages
-from fleet.figures import show
+from fleet.figures import finish
 from fleet.member import Member
 from mezite.errors import MeziteError
 from tests.postgres import MISSING, Postgres, binaries
@@ -370,11 +369,7 @@ def main() -> int:
         finally:
             launchers.close()
             database.close()
-    if given.json:
-        print(json.dumps(figures, indent=1))
-    else:
-        show(figures)
-    return 0 if is_good(figures) else 1
+    return finish(figures, is_good=is_good(figures), as_json=given.json)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import re
 import shutil
 import sys
 import tempfile
@@ -17,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fleet.deeds import Later, has_gone_on, pages
-from fleet.figures import is_good, show
-from fleet.harm import Harm
+from fleet.deeds import Later, has_gone_on, last_words, pages
+from fleet.figures import finish
+from fleet.harm import Harm, Theft
 from fleet.logins import PLAIN, THROUGH_CONFIG, Logins, node
 from mezite.errors import MeziteError
 from tests.system.faults import shim
@@ -52,18 +50,6 @@ class Settings:
     server_fault_every: float = 45
     theft_every: float = 30
     login_threads: int = 2
-
-
-@dataclass
-class Theft:
-    owner: Machine
-    thief: Machine
-    instance: str
-    interval: float
-    planted: float
-    renewed: float | None = None
-    """When the thief was first answered, or refused."""
-    found: float | None = None
 
 
 @dataclass
@@ -107,7 +93,7 @@ class Soak:
             self._begin(machine)
             self.machines.append(machine)
         for machine in self.machines:
-            wait_for(lambda machine=machine: machine.published_generation(), f"join; {machine.log()}", 120)
+            wait_for(machine.published_generation, f"join; {machine.log()}", 120)
         self.logins = Logins(
             self.node.node_port, self.machines, self.settings.seed, self.settings.login_threads
         )
@@ -137,7 +123,7 @@ class Soak:
             if machine.name not in self._restart_at:
                 self._restart_at[machine.name] = now + self.chance.uniform(0, 2)
                 if code >= 0:
-                    self.ended[f"exit code {code}: {_last_words(machine)}"] += 1
+                    self.ended[f"exit code {code}: {last_words(machine)}"] += 1
                 if code == 3 and not self._rejoins(machine):
                     self.lost.append(f"{machine.name}: {machine.log().splitlines()[-1]}")
             elif now >= self._restart_at[machine.name]:
@@ -293,7 +279,7 @@ class Soak:
         self._later.run(all_of_it=True)
         for machine in self.machines:
             machine.faults.disarm()
-        goals = {}
+        goals: dict[str, tuple[str, int]] = {}
         deadline = time.monotonic() + SETTLING
         while time.monotonic() < deadline:
             self.supervise()
@@ -365,11 +351,13 @@ class Soak:
             self.harm.close()
 
 
-def _last_words(machine: Machine) -> str:
-    """The reason in the last line of its log, or the beginning of that line."""
-    last = (machine.log().strip().splitlines() or [""])[-1]
-    found = re.search(r"\(([a-z_]+)\)$", last)
-    return found[1] if found else last[:100]
+def is_good(figures: dict[str, Any]) -> bool:
+    return (
+        figures["spurious locks"] == figures["identities lost"] == 0
+        and figures["logins failed because of rotation"][THROUGH_CONFIG] == 0
+        and figures["thefts found"] == figures["thefts planted"]
+        and figures["restored database found out by the server"] == 1
+    )
 
 
 def soak(settings: Settings, root: Path, launchers: Launchers) -> dict[str, Any]:
@@ -403,11 +391,7 @@ def main() -> int:
             figures = soak(settings, root, launchers)
         finally:
             launchers.close()
-    if given.json:
-        print(json.dumps(figures, indent=1))
-    else:
-        show(figures)
-    return 0 if is_good(figures) else 1
+    return finish(figures, is_good=is_good(figures), as_json=given.json)
 
 
 if __name__ == "__main__":

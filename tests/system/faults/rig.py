@@ -72,7 +72,7 @@ class Site(Cluster):
     # --- the server ---------------------------------------------------------------------------
 
     def start(self, *, wait: bool = True) -> Launched:  # type: ignore[override]
-        words = ["-n", "--pidfile=", "mezite-auth", "--config", self.config]
+        words: list[str | Path] = ["-n", "--pidfile=", "mezite-auth", "--config", self.config]
         env = {**self.env, VARIABLE: str(self.faults.path)}
         self.server = self.launchers.servers.start(words, env, self.root / "server.log")  # type: ignore[assignment]
         if wait:
@@ -139,7 +139,7 @@ class Site(Cluster):
         found: list[dict[str, Any]] = []
         after = None
         while True:
-            params = {} if after is None else {"after": after}
+            params: dict[str, Any] = {} if after is None else {"after": after}
             page = self.call("locks.ls", limit=500, **params)
             found += page["locks"]
             after = page["next"]

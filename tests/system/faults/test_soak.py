@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fleet.figures import is_good
-from fleet.soak import Settings, soak
+from fleet.soak import Settings, is_good, soak
 
 from tests.system.faults.rig import Launchers
 
