@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from msgspec.structs import replace
-from twisted.application.service import IService, MultiService
+from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -27,6 +27,7 @@ from mezite import logs, supervision
 from mezite.config.server import STOP_GRACE, ServerConfig, SshConfig
 from mezite.errors import MeziteError
 from mezite.metering import RequestMeter
+from mezite.stopping import StopSignal, ToldToStop
 from mezite.supervision import ServiceManager
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Options(usage.Options):
     def __init__(self) -> None:
         install_asyncio_reactor()
         super().__init__()
+        self.stop = StopSignal(STOP_GRACE)
 
     def opt_version(self) -> None:
         """Print Mezite's version and exit."""
@@ -72,6 +74,8 @@ class Options(usage.Options):
         raise SystemExit(0)
 
     def postOptions(self) -> None:
+        if self.parent is not None:
+            self.stop.watch()  # twistd runs us
         path = self["config"]
         try:
             config = ServerConfig.load(Path(path) if path else None, os.environ, os.geteuid())
@@ -108,7 +112,7 @@ def makeService(options: Options) -> IService:
     """The service that twistd starts after it has forked."""
     from twisted.internet import reactor
 
-    return AuthServer(options["loaded"], reactor)
+    return AuthServer(options["loaded"], reactor, stop=options.stop)
 
 
 class AuthServer(MultiService):
@@ -118,8 +122,9 @@ class AuthServer(MultiService):
     and nothing else; 0 in the process that twistd started.
     """
 
-    def __init__(self, config: ServerConfig, reactor: Any, worker: int = 0) -> None:
+    def __init__(self, config: ServerConfig, reactor: Any, worker: int = 0, *, stop: StopSignal) -> None:
         super().__init__()
+        self._stop = stop
         self._config = config
         self._worker = worker
         self._reactor = reactor
@@ -132,11 +137,14 @@ class AuthServer(MultiService):
         self._listeners: list[Callable[[frozenset[str]], None]] = []
 
     def privilegedStartService(self) -> None:
-        """Opens, loads and binds everything.  A :class:`MeziteError` is told in
-        one line on standard error, and ends twistd with exit code 1."""
+        """Opens, loads and binds everything, unless it is told to stop meanwhile.  A
+        :class:`MeziteError` is told in one line on standard error, and ends twistd with exit code 1."""
         try:
             self._compose()
+            self._stop.check()
             super().privilegedStartService()
+        except ToldToStop:
+            pass  # twistd goes on, and stops as soon as its reactor runs
         except MeziteError as error:
             self._close_all()
             _log.critical("{error}", event="server.failed", error=error, code=error.code)
@@ -161,13 +169,16 @@ class AuthServer(MultiService):
 
         config = self._config
         lock = None
+        self._stop.check()
         if not self._worker:
             make_data_dir(config.data_dir)
             lock = LockFile(config.data_dir / "lock", f"the data directory {config.data_dir}")
             self._closers.append(lock.release)
         self._core = core = CoreServices(config, self._reactor, self._worker)
-        self._closers.append(core.close)
+        self._closers += core.close, core.doorway.close
+        self._stop.check()
         core.load()
+        self._stop.check()
         self.subscribe(core.changed)
         if lock is None or config.workers == 1:
             self._machines: Machines = self._compose_rpc(core)
@@ -336,24 +347,18 @@ class AuthServer(MultiService):
         self._manager = manager = ServiceManager.from_environment(os.environ, os.getpid())
         if manager.watchdog is not None:
             self.every(manager.watchdog.total_seconds() / 3, manager.tell, supervision.ALIVE)
+        self._stop.hand_over(self._reactor)
+        if self._stop.came:
+            # What is bound is let go of by stopService; nothing else has to start for that.
+            Service.startService(self)
+            return
         self._core.open_doorway()
-        self._reactor.callWhenRunning(signal.signal, signal.SIGTERM, self._terminated)
         if not self._worker:
             self._reactor.callWhenRunning(signal.signal, signal.SIGHUP, self._told_to_reload)
         super().startService()
         for seconds, looping in self._loops:
             started = looping.start(seconds, now=False)
             started.addErrback(self._loop_failed)
-
-    def _terminated(self, number: int, frame: object) -> None:
-        """Being told to stop is no failure: twistd's own handler would exit by the signal."""
-        self._reactor.callFromThread(self.stop_once)
-
-    def stop_once(self) -> None:
-        if self._reactor.running and not self._reactor._stopped:
-            _log.info("told to stop (SIGTERM): calls in flight get {seconds:g} s", event="server.stopping",
-                      seconds=STOP_GRACE.total_seconds())
-            self._reactor.stop()
 
     def _told_to_reload(self, number: int, frame: object) -> None:
         self._reactor.callFromThread(self._reload)
@@ -376,7 +381,6 @@ class AuthServer(MultiService):
         return stopped.addBoth(self._stopped)
 
     def _stopped(self, result: Any) -> Any:
-        self._core.doorway.close()
         self._close_all()
         return result
 

@@ -64,7 +64,9 @@ def main() -> int:
     from twisted.logger import globalLogBeginner
 
     from mezite import logs, tap
+    from mezite.config.server import STOP_GRACE
     from mezite.errors import MeziteError
+    from mezite.stopping import StopSignal
 
     tap.install_asyncio_reactor()
     from twisted.internet import reactor as installed
@@ -77,7 +79,9 @@ def main() -> int:
     # A terminal sends these to the whole group; the head decides what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    server = tap.AuthServer(config, reactor, worker=int(sys.argv[1]))
+    # Not watched while it starts: until then a worker holds nothing that its end could harm.
+    stop = StopSignal(STOP_GRACE)
+    server = tap.AuthServer(config, reactor, worker=int(sys.argv[1]), stop=stop)
     try:
         server.privilegedStartService()
     except MeziteError:
@@ -89,7 +93,7 @@ def main() -> int:
     server.every(REPORT_EVERY_S, reports.tell)
     server.startService()
     reactor.addSystemEventTrigger("before", "shutdown", server.stopService)
-    listen_to_head(reactor._asyncioEventloop, server.changed_elsewhere, server.stop_once)
+    listen_to_head(reactor._asyncioEventloop, server.changed_elsewhere, stop.stop)
     reactor.run(installSignalHandlers=False)
     return 0
 

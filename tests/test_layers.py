@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "mezite.logs": (),
     "mezite.diagnostics": (),
     "mezite.places": ("mezite.certs",),
+    "mezite.stopping": (),
     "mezite.supervision": (),
     "mezite.threads": (),
     "mezite.upkeep": ("mezite.auth", "mezite.core", "mezite.storage.interface", "mezite.threads"),
@@ -72,11 +73,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "mezite.server_metrics": ("mezite.auth", "mezite.core", "mezite.core_services", "mezite.metering",
                               "mezite.metrics"),
     "mezite.workers": ("mezite.metering",),
-    "mezite.worker": ("mezite.logs", "mezite.tap", "mezite.workers"),
+    "mezite.worker": ("mezite.config.server", "mezite.logs", "mezite.stopping", "mezite.tap",
+                      "mezite.workers"),
     "mezite.tap": ("mezite.admin", "mezite.auth", "mezite.config", "mezite.core_services",
                    "mezite.diagnostics", "mezite.internal_node", "mezite.lockfile", "mezite.logs",
                    "mezite.metering", "mezite.places", "mezite.rpc", "mezite.server_metrics",
-                   "mezite.storage.interface", "mezite.supervision",
+                   "mezite.storage.interface", "mezite.stopping", "mezite.supervision",
                    "mezite.upkeep", "mezite.workers"),
 }
 
