@@ -318,8 +318,9 @@ class Storage(Protocol):
         ...
 
     def write_together(self, waiters: Sequence[Waiter]) -> None:
-        """As :meth:`write` for each, *concurrent*, in their order.  A storage may run them in
-        the thread that calls this, where it need not wait for anything."""
+        """As :meth:`write` for each, *concurrent*; those that run on one connection, in their
+        order.  A storage may run them in the thread that calls this, where it need not wait
+        for anything.  When it raises, none of them is started."""
         ...
 
     def read(self, use_case: Callable[[Transaction], T]) -> Future[T]:

@@ -31,11 +31,12 @@ import psycopg
 from mezite.errors import StorageFailure
 from mezite.storage import postgres_schema
 from mezite.storage.interface import Committed, Deliver, Listener, Transaction, Waiter
+from mezite.storage.jobs import Job
 from mezite.storage.postgres_link import Link, Server
 from mezite.storage.postgres_listener import TOPICS
 from mezite.storage.postgres_listener import Listener as TopicListener
 from mezite.storage.postgres_transaction import PostgresTransaction, SharedSerials
-from mezite.storage.postgres_worker import Job, Queue, Worker
+from mezite.storage.postgres_worker import Queue, Queued, Worker
 from mezite.storage.transaction import SqlTransaction
 
 T = TypeVar("T")
@@ -98,19 +99,17 @@ class PostgresStorage:
         self._listening = TopicListener(server, self._id, self._heard)
 
     def write(self, use_case: Callable[[Transaction], T], *, concurrent: bool = False) -> Future[T]:
-        return self._submit(self._concurrent if concurrent else self._alone, Job(use_case, is_reading=False))
+        return self._submit(self._concurrent if concurrent else self._alone, use_case)
 
     def write_together(self, waiters: Sequence[Waiter]) -> None:
-        """Each on the first connection that is free."""
+        """Each on the first connection that is free; none in this thread, which waits for nobody."""
         with self._lock:
             self._check_open()
             for waiter in waiters:
-                job = Job(waiter.use_case, is_reading=False)
-                job.future.add_done_callback(partial(_settle, waiter))
-                self._concurrent.put(job)
+                self._concurrent.put(Queued(waiter))
 
     def read(self, use_case: Callable[[Transaction], T]) -> Future[T]:
-        return self._submit(self._reads, Job(use_case, is_reading=True))
+        return self._submit(self._reads, use_case, is_reading=True)
 
     def subscribe(self, listener: Listener) -> None:
         with self._lock:
@@ -131,10 +130,13 @@ class PostgresStorage:
         if all(worker.thread is not current for worker in self._workers):
             self._serials.close()
 
-    def _submit(self, queue: Queue, job: Job) -> Future[Any]:
+    def _submit(
+        self, queue: Queue, use_case: Callable[[Transaction], T], *, is_reading: bool = False
+    ) -> Future[T]:
+        job = Job(use_case, is_reading)
         with self._lock:
             self._check_open()
-            queue.put(job)
+            queue.put(Queued(job))
         return job.future
 
     def _check_open(self) -> None:
@@ -146,7 +148,7 @@ class PostgresStorage:
 
     # --- what workers call ----------------------------------------------------------------------
 
-    def transaction(self, link: Link, job: Job) -> SqlTransaction:
+    def transaction(self, link: Link, job: Queued) -> SqlTransaction:
         if job.is_reading:
             return PostgresTransaction(link, None)
         return PostgresTransaction(link, self._serials, link.policy)
@@ -205,11 +207,6 @@ def _prepared(server: Server) -> psycopg.Connection[Any]:
         connection.close()
         raise
     return connection
-
-
-def _settle(waiter: Waiter, done: Future[Any]) -> None:
-    error = done.exception()
-    waiter.settle(None if error else done.result(), error)
 
 
 def _at_once(calls: Sequence[Callable[[], None]]) -> None:

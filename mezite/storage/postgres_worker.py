@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol
+from typing import Protocol
 
 from mezite.errors import StorageFailure
-from mezite.storage import jobs
-from mezite.storage.interface import Transaction
+from mezite.storage.interface import Waiter
 from mezite.storage.postgres_link import Away, Broken, Clash, Link, Unknown
 from mezite.storage.postgres_listener import CHANNEL
 from mezite.storage.transaction import SqlTransaction
@@ -29,23 +28,28 @@ MAX_WAIT_S = 15.0
 _log = logging.getLogger(__name__)
 
 
-class Job(jobs.Job):
-    __slots__ = ("since", "tries")
+class Queued:
+    """A waiter in a queue: since when, and how often it was tried."""
 
-    def __init__(self, use_case: Callable[[Transaction], Any], is_reading: bool) -> None:
-        super().__init__(use_case, is_reading)
+    __slots__ = ("is_reading", "settle", "since", "start", "tries", "use_case")
+
+    def __init__(self, waiter: Waiter) -> None:
+        self.use_case = waiter.use_case
+        self.is_reading = waiter.is_reading
+        self.start = waiter.start
+        self.settle = waiter.settle
         self.since = time.monotonic()
         self.tries = 0
         """How often it has clashed: then it runs alone."""
 
 
-Queue = SimpleQueue["Job | None"]
+Queue = SimpleQueue["Queued | None"]
 
 
 class _Raised(Exception):
     """A use case of a batch without savepoints has raised, which hardly any ever does."""
 
-    def __init__(self, job: Job, error: BaseException) -> None:
+    def __init__(self, job: Queued, error: BaseException) -> None:
         super().__init__()
         self.job = job
         self.error = error
@@ -58,7 +62,7 @@ class Owner(Protocol):
     def name(self) -> str: ...
     @property
     def is_closing(self) -> bool: ...
-    def transaction(self, link: Link, job: Job) -> SqlTransaction: ...
+    def transaction(self, link: Link, job: Queued) -> SqlTransaction: ...
     def announcement(self, topics: set[str]) -> str: ...
     def notify(self, topics: frozenset[str]) -> None: ...
     def hand_over(self, calls: Sequence[Callable[[], None]]) -> None: ...
@@ -72,7 +76,7 @@ class Worker:
         self.queue = queue
         self._storage = storage
         self._link = link
-        self._kept: Job | None = None
+        self._kept: Queued | None = None
         """Taken from the queue, and not to be run with others."""
         self.thread = threading.Thread(target=self._serve, name=f"mezite-storage-{name}", daemon=True)
 
@@ -84,11 +88,11 @@ class Worker:
                 self._run_batch(job)
         self._link.close()
 
-    def _next(self) -> Job | None:
+    def _next(self) -> Queued | None:
         kept, self._kept = self._kept, None
         return kept or self.queue.get()
 
-    def _run_batch(self, first: Job) -> None:
+    def _run_batch(self, first: Queued) -> None:
         """Together, and when that clashes each alone; every future is resolved in the end."""
         started, jobs = [first], self._arriving(first)
         try:
@@ -106,7 +110,7 @@ class Worker:
         except StorageFailure as error:
             self._fail([*started, *self._waiting()], error)
 
-    def _run_alone(self, job: Job) -> bool:
+    def _run_alone(self, job: Queued) -> bool:
         """When it clashes again it goes to the end of the queue: who waits for a lock
         for long holds up nobody who does not.  Whether there is a database at all."""
         while True:
@@ -131,7 +135,7 @@ class Worker:
                 return True
 
     def _transact(
-        self, jobs: Iterable[Job], started: list[Job], *, apart: bool = False,
+        self, jobs: Iterable[Queued], started: list[Queued], *, apart: bool = False,
         settled: _Raised | None = None,
     ) -> None:
         """One transaction for *jobs*, which are noted in *started*; after its commit their
@@ -173,7 +177,7 @@ class Worker:
             storage.committed(link.newest_event)
         storage.hand_over(calls if told is None else [told, *calls])
 
-    def _outcome(self, job: Job, topics: set[str], apart: bool) -> Callable[[], None]:
+    def _outcome(self, job: Queued, topics: set[str], apart: bool) -> Callable[[], None]:
         """What resolves *job*'s future once the batch is committed; raises
         ``StorageFailure`` when the whole batch cannot go on."""
         link = self._link
@@ -203,7 +207,7 @@ class Worker:
             link.run("release use_case")
         return partial(job.settle, result, error)
 
-    def _arriving(self, first: Job) -> Iterator[Job]:
+    def _arriving(self, first: Queued) -> Iterator[Queued]:
         """*first* and what is queued when it has been run, and so on, a batch of them."""
         yield first
         for _ in range(MAX_BATCH - 1):
@@ -220,8 +224,8 @@ class Worker:
             if self._may_start(following):
                 yield following
 
-    def _may_start(self, job: Job) -> bool:
-        if not job.future.set_running_or_notify_cancel():
+    def _may_start(self, job: Queued) -> bool:
+        if not job.start():
             return False
         if time.monotonic() - job.since <= MAX_WAIT_S:
             return True
@@ -230,7 +234,7 @@ class Worker:
         ))
         return False
 
-    def _waiting(self) -> Iterator[Job]:
+    def _waiting(self) -> Iterator[Queued]:
         """Those who would wait for the same failure once more."""
         for _ in range(self.queue.qsize()):
             try:
@@ -240,8 +244,8 @@ class Worker:
             if job is None:
                 self.queue.put(None)
                 return
-            if job.tries or job.future.set_running_or_notify_cancel():
+            if job.tries or job.start():
                 yield job
 
-    def _fail(self, jobs: Iterable[Job], error: StorageFailure) -> None:
+    def _fail(self, jobs: Iterable[Queued], error: StorageFailure) -> None:
         self._storage.hand_over([partial(job.settle, None, type(error)(str(error))) for job in jobs])

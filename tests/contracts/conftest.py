@@ -31,6 +31,11 @@ def _on_postgres(server: Any, **options: Any) -> Storage:
     return PostgresStorage(server.local_params, **options)
 
 
+def _together_on_postgres(server: Any, **options: Any) -> Storage:
+    """By one connection: what only conditional statements protect from each other runs in a row."""
+    return Together(_on_postgres(server, writers=1, **options))
+
+
 def _here(folder: Path, **options: Any) -> Storage:
     return Together(_in_file(folder, **options))
 
@@ -41,21 +46,29 @@ FACTORIES: dict[str, Callable[..., Storage]] = {
     "sqlite memory": _in_memory,
 }
 """Each opens an empty database in a directory, with a storage's options."""
-POSTGRES = "postgres"
+ON_POSTGRES: dict[str, Callable[..., Storage]] = {
+    "postgres": _on_postgres,
+    "postgres, together": _together_on_postgres,
+}
+"""The same, in the database of a server."""
+
+
+PARAMS = [*sorted(FACTORIES), *(pytest.param(name, marks=pytest.mark.postgres) for name in ON_POSTGRES)]
 
 
 class OpenStorage(Protocol):
     def __call__(self, **options: Any) -> Storage: ...
 
 
-@pytest.fixture(params=[*sorted(FACTORIES), pytest.param(POSTGRES, marks=pytest.mark.postgres)])
+@pytest.fixture(params=PARAMS)
 def open_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenStorage]:
     """Opens one storage with options of the test's; no thread of it is left in the end."""
     opened: list[Storage] = []
 
     def open_one(**options: Any) -> Storage:
-        if request.param == POSTGRES:
-            opened.append(_on_postgres(request.getfixturevalue("postgres_server"), **options))
+        if request.param in ON_POSTGRES:
+            server = request.getfixturevalue("postgres_server")
+            opened.append(ON_POSTGRES[request.param](server, **options))
         else:
             opened.append(FACTORIES[request.param](tmp_path, **options))
         return opened[-1]
@@ -75,7 +88,7 @@ def storage(open_storage: OpenStorage) -> Storage:
 @pytest.fixture
 def faults(request: pytest.FixtureRequest) -> Any:
     """Those of the database that the storage of this test is in."""
-    if request.node.callspec.params.get("open_storage") == POSTGRES:
+    if request.node.callspec.params.get("open_storage") in ON_POSTGRES:
         from tests.postgres_faults import PostgresFaults
 
         return PostgresFaults()

@@ -103,8 +103,11 @@ def held(storage: Storage) -> Iterator[None]:
         entered.set()
         assert leave.wait(30)
 
-    # Not in this thread, which is to go on.
-    blocked = (storage.plain if isinstance(storage, Together) else storage).write(wait)
+    # Not in this thread, which is to go on, and where the others will run.
+    if isinstance(storage, Together):
+        blocked = storage.plain.write(wait, concurrent=True)
+    else:
+        blocked = storage.write(wait)
     assert entered.wait(30)
     try:
         yield
