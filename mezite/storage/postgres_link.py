@@ -207,7 +207,8 @@ class Link:
         try:
             ended = self._connection.execute("commit", prepare=False).statusmessage
         except Exception as error:
-            if self._is_gone():
+            # Told to a session that stood idle: before COMMIT was read.
+            if self._is_gone() and not isinstance(error, pg.IdleInTransactionSessionTimeout):
                 lost = f"the connection was lost while committing ({_cause(error)})"
                 raise Unknown(f"{self._server.name}: {lost}; {_UNKNOWN}") from error
             raise self._told(error) from error
@@ -238,8 +239,11 @@ class Link:
             try:
                 connection.execute("rollback", prepare=False)
             except psycopg.Error as error:
-                _log.warning("%s: rollback failed: %s", self._server.name, _cause(error),
-                             extra={"event": "database.rollback_failed"})
+                # Gone, and the transaction with it, is as good.
+                if not self._is_gone():
+                    _log.warning("%s: rollback failed: %s", self._server.name, _cause(error),
+                                 extra={"event": "database.rollback_failed"})
+                self.close()
         if self._is_gone() or isinstance(self._failed, Broken):
             self.close()
 
@@ -257,7 +261,7 @@ class Link:
         """*error* as what it means; unless only the statement's values are at fault,
         no use case of the batch goes on."""
         name = self._server.name
-        if self._is_gone() or isinstance(error, pg.AdminShutdown | pg.CrashShutdown | pg.CannotConnectNow):
+        if self._is_gone() or isinstance(error, _GOING):
             self._failed = self._failed or Broken(f"{name}: the connection was lost: {_cause(error)}")
             return self._failed
         if isinstance(error, pg.SerializationFailure | pg.DeadlockDetected | pg.LockNotAvailable):
@@ -281,4 +285,8 @@ _VALUES = (
     psycopg.IntegrityError, psycopg.DataError, psycopg.ProgrammingError, psycopg.InterfaceError,
     psycopg.NotSupportedError,
 )
+_GOING = (
+    pg.AdminShutdown, pg.CrashShutdown, pg.CannotConnectNow, pg.IdleInTransactionSessionTimeout,
+)
+"""After which the server closes the connection, though that may not have been seen yet."""
 _UNKNOWN = "whether it was done is not known, ask again"
