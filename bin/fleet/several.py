@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -347,7 +347,8 @@ def soak(settings: Settings, root: Path, launchers: Launchers, database: Postgre
         running.close()
 
 
-def main() -> int:
+def parse(words: Sequence[str] | None = None) -> tuple[Settings, bool]:
+    """What the command line asks for, and whether as JSON."""
     parser = argparse.ArgumentParser(prog="bin/soak --postgres", description=__doc__)
     defaults = Settings()
     parser.add_argument("--postgres", action="store_true", help=argparse.SUPPRESS)
@@ -356,11 +357,17 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=defaults.seconds)
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
+    return Settings(
+        servers=given.servers, daemons=given.daemons, seconds=given.seconds, seed=given.seed
+    ), given.json
+
+
+def main() -> int:
+    settings, as_json = parse()
     if binaries() is None:
         print(f"bin/soak: {MISSING}", file=sys.stderr)
         return 2
-    settings = Settings(given.servers, given.daemons, given.seconds, given.seed)
     with tempfile.TemporaryDirectory(prefix="soak") as name:
         launchers = Launchers(None)
         database = Postgres()
@@ -369,7 +376,7 @@ def main() -> int:
         finally:
             launchers.close()
             database.close()
-    return finish(figures, is_good=is_good(figures), as_json=given.json)
+    return finish(figures, is_good=is_good(figures), as_json=as_json)
 
 
 if __name__ == "__main__":
