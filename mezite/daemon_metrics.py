@@ -1,4 +1,4 @@
-"""The daemon's ``/metrics``: what docs/operations.md lists."""
+"""The daemon's ``/metrics``: what docs/monitoring.md lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The auth server's ``/metrics``: what docs/operations.md lists."""
+"""The auth server's ``/metrics``: what docs/monitoring.md lists."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Options(usage.Options):
         "Mezite's auth server: joins machines, renews their SSH certificates, and locks stolen ones. "
         "Without --config it reads /etc/mezite/mezite.yaml if there is one, and serves on port 3025."
     )
-    optParameters = [["config", "c", None, "Configuration file (YAML); see docs/operations.md."]]
+    optParameters = [["config", "c", None, "Configuration file (YAML); see docs/server.md."]]
 
     def __init__(self) -> None:
         install_asyncio_reactor()

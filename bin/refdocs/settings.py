@@ -152,10 +152,11 @@ def page() -> str:
         "# Configuration\n\n## The auth server\n\nIn `/etc/mezite/mezite.yaml`, or the file that "
         "`twistd mezite-auth --config` names. The environment is above the file, the file above the "
         "defaults. An unknown key is an error that names the nearest known one. What it is good for, at "
-        "more length: [operations](../operations.md).\n\n"
+        "more length: [the auth server](../server.md).\n\n"
         + _server()
         + "Durations are written as `30s`, `15m`, `1h`, `7d`.\n\n## The daemon\n\n`mezd identity start` "
-        "takes flags, over the environment, over the file that `--config` names.\n\n"
+        "takes flags, over the environment, over the file that `--config` names. What it is good for, at "
+        "more length: [machines](../machines.md).\n\n"
         + _daemon()
         + "## Other variables\n\n"
         + table(("variable", "what"), [(code(name), cell(words)) for name, words in _OTHERS])

@@ -38,7 +38,7 @@ _Error = TypeVar("_Error", bound=BaseException)
 
 
 class Settings(TypedDict, total=False):
-    """As mezd's options of the same names (docs/operations.md); ``None`` is as good as left out."""
+    """As mezd's options of the same names (docs/machines.md); ``None`` is as good as left out."""
 
     auth_server: str | None
     """``host:port``, or several of one database, separated by commas; known from the state after the join."""

@@ -74,9 +74,9 @@ def test_variables_are_those_that_there_are() -> None:
 
 
 def test_every_figure_of_ours_has_its_panel() -> None:
-    """By the tables of docs/operations.md: what is worth collecting is worth a look."""
+    """By the tables of docs/monitoring.md: what is worth collecting is worth a look."""
     documented = set()
-    for line in (ROOT / "docs" / "operations.md").read_text().splitlines():
+    for line in (ROOT / "docs" / "monitoring.md").read_text().splitlines():
         if re.match(r"\| `(mezite|process)_", line):
             documented |= set(re.findall(r"`(mezite_\w+?)(?:\{[^`]*)?`", line.split("|")[1]))
     assert len(documented) > 15

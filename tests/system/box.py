@@ -123,7 +123,8 @@ class Box:
         name = text.split()[0]
         log = f"/tmp/{name}.terminal"
         typed = self._with_token(text).strip()
-        self._type(f"( exec {typed} ) </dev/null >{log} 2>&1 &\nterminal_of_{name}=$!")
+        # What a first one of that name has printed must not be taken for this one's.
+        self._type(f": > {log}\n( exec {typed} ) </dev/null >>{log} 2>&1 &\nterminal_of_{name}=$!")
         wait = f"for _ in $(seq 1200); do grep -qsF -- '{until}' {log} && break; sleep 0.1; done"
         self._type(f"{wait}\ngrep -F -- '{until}' {log} >/dev/null || {{ cat {log}; false; }}")
         self._going_on[name] = log

@@ -17,7 +17,7 @@ PASSPHRASE = "correct horse battery staple"
 
 
 def put_in_place(cluster: Cluster, backup: Path) -> None:
-    """As docs/operations.md says."""
+    """As docs/backup.md says."""
     for suffix in ("", "-wal", "-shm"):
         (cluster.data / f"mezite.db{suffix}").unlink(missing_ok=True)
     shutil.copy(backup, cluster.data / "mezite.db")

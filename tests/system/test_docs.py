@@ -51,8 +51,15 @@ mezctl bots add --name=web --roles=deploy
 mezd identity start --auth-server=mezite.example.com:3025 --join-token=tok-bot-… --outputs=files,agent
 ```
 """
-PAGES = {"README.md": INSTALLED, "docs/quickstart.md": "", "docs/operations.md": IN_USE}
-"""Those whose blocks are typed, from the first to the last, and what goes before them."""
+OPERATING = ("server", "several-servers", "systemd", "monitoring", "authorities", "operators", "machines",
+             "backup")
+READINGS = {
+    "README": (INSTALLED, ["README.md"]),
+    "the quick start": ("", ["docs/quickstart.md"]),
+    "the pages on operating": (IN_USE, [f"docs/{name}.md" for name in OPERATING]),
+}
+"""What goes before, and the pages whose blocks are then typed on one machine, from the first to the last."""
+PAGES = [page for _, pages in READINGS.values() for page in pages]
 NOT_FOLLOWED = ("docs/performance.md",)
 """Measurements: a test of them would be one."""
 
@@ -102,12 +109,13 @@ def follow(box: Box, block: Block) -> None:
             assert found, f"{block}: shown is\n{shown}\nbut {typed} printed\n{printed}"
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_a_reader_who_types_the_page_gets_what_it_shows(
-    box: Box, page: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_reader_who_types_the_pages_gets_what_they_show(
+    box: Box, reading: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every block that is not marked otherwise is typed as it stands; what is left out is told."""
-    found = of(page)
+    before, pages = READINGS[reading]
+    found = [block for page in pages for block in of(page)]
     unknown = [str(block) for block in found if not block.is_understood()]
     assert not unknown, f"neither run nor marked: {', '.join(unknown)}"
     left_out = [f"{block}: {block.not_run or block.language}" for block in found
@@ -117,7 +125,7 @@ def test_a_reader_who_types_the_page_gets_what_it_shows(
         sys.stdout.write("".join(f"\n  not run: {one}" for one in left_out))
     assert any(block.is_for_a_shell for block in typed)
     with box:
-        for block in [*blocks(PAGES[page], "what goes before it"), *typed]:
+        for block in [*blocks(before, "what goes before"), *typed]:
             try:
                 follow(box, block)
             except AssertionError as error:

@@ -19,7 +19,7 @@ SERVER = f"127.0.0.1:{free_port()}"
 DAEMON = f"127.0.0.1:{free_port()}"
 PROMTOOL = shutil.which("promtool")
 DOCS = Path(__file__).parents[2] / "docs"
-OPERATIONS = DOCS / "operations.md"
+MONITORING = DOCS / "monitoring.md"
 RULES = DOCS / "prometheus" / "alerts.yaml"
 UNKNOWN = "tok-bot-" + "0" * 12 + "-" + "0" * 32
 
@@ -43,7 +43,7 @@ def well_made(text: str) -> None:
             assert sample.name.endswith("_total") == (family.type == "counter"), sample
         assert family.type != "histogram" or family.name.endswith("_seconds")
         if family.name.startswith("mezite"):
-            assert re.search(rf"`{family.name}\w*[`{{]", OPERATIONS.read_text()), family.name
+            assert re.search(rf"`{family.name}\w*[`{{]", MONITORING.read_text()), family.name
     if PROMTOOL is not None:
         done = subprocess.run([PROMTOOL, "check", "metrics"], input=text, capture_output=True, text=True,
                               check=False)
