@@ -88,7 +88,7 @@ class Box:
         for directory in (deps / "lib", deps / "bin", source, root):
             directory.mkdir(parents=True)
         _dependencies(deps)
-        _sources(source)
+        sources(source)
         base = Path(sys.base_prefix)
         shared = {base, Path(sys.prefix).resolve()}
         environ = {
@@ -192,7 +192,7 @@ def _dependencies(deps: Path) -> None:
         script.chmod(0o755)
 
 
-def _sources(source: Path) -> None:
+def sources(source: Path) -> None:
     """What the package is built from."""
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "mezite", "twisted", "docs"):
         found = ROOT / name
