@@ -38,6 +38,8 @@ so that strangers leave room for the database, the operators and the node."""
 _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_metadata_size", 16 * 1024),
+    # What is said fits into the smallest window: nothing is gained by pings that measure the line.
+    ("grpc.http2.bdp_probe", 0),
     ("grpc.max_concurrent_streams", 128),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
