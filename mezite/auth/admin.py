@@ -31,7 +31,7 @@ from mezite.core.roles import Role
 from mezite.core.serials import serial_floor
 from mezite.errors import Conflict, InvalidInput, NotFound
 from mezite.storage.interface import MAX_PAGE as MAX_PAGE
-from mezite.storage.interface import Page, Transaction
+from mezite.storage.interface import Page, StoredAuthority, Transaction
 from mezite.storage.interface import StoredEvent as StoredEvent
 
 
@@ -194,6 +194,12 @@ class Status(Struct, frozen=True):
 
 
 _SHOWN_REUSED = 10
+_KINDS = [kind.value for kind in CaType]
+
+
+def _order(one: StoredAuthority) -> tuple[int, datetime, str]:
+    """Those of a kind together, the oldest first.  All of the first start have one time, and random ids."""
+    return _KINDS.index(one.kind), one.created_at, one.id
 
 
 def status(context: Context, tx: Transaction) -> Status:
@@ -217,7 +223,7 @@ def status(context: Context, tx: Transaction) -> Status:
                 ),
                 created_at=one.created_at,
             )
-            for one in tx.authorities()
+            for one in sorted(tx.authorities(), key=_order)
         ),
         active_locks=tuple(lock for lock in tx.all_locks() if locks.is_active(lock, now)),
         asked=unanswered(tx),

@@ -144,6 +144,16 @@ def test_status_tells_what_there_is(auth: Auth, machine: Machine) -> None:
     assert told.reused_tokens == ()
 
 
+def test_status_has_the_authorities_in_one_order(auth: Auth) -> None:
+    """Those of the first start are of one second, and their ids are random."""
+    for number, one in enumerate(reversed(auth.write(lambda tx: tx.authorities()))):
+        for first in "0f":
+            copy = replace(one, id=f"{first}{number}", state="trusted")
+            auth.write(lambda tx, copy=copy: tx.add_authority(copy))  # type: ignore[misc]  # bound at once
+    told = auth.write(lambda tx: admin.status(auth.context, tx)).authorities
+    assert [one.kind for one in told] == [*["user"] * 3, *["host"] * 3, *["server"] * 3]
+
+
 def test_status_tells_of_reused_tokens(auth: Auth) -> None:
     """Somebody else may have joined first."""
     token = auth.add_token(auth.add_bot())
