@@ -45,8 +45,8 @@ class Holder(Struct, frozen=True):
 
     def __str__(self) -> str:
         named = self.host or "unnamed host"
-        booted = f" (boot {self.boot_id})" if self.boot_id else ""
-        return f"{named}{booted} at {self.address or 'no address'}, {self.at:%Y-%m-%dT%H:%M:%SZ}"
+        booted = f", boot {self.boot_id}" if self.boot_id else ""
+        return f"{named} at {self.address or 'no address'}, {self.at:%Y-%m-%dT%H:%M:%SZ}{booted}"
 
 
 class Fork(Struct, frozen=True):

@@ -42,7 +42,7 @@ def test_two_machines_without_boot_ids_are_not_taken_for_one() -> None:
 def test_its_line_names_both_sides() -> None:
     line = str(Fork(HOLDER, replace(OTHER, host="laptop", boot_id="")))
     assert line == (
-        "generation 3 went to SHA256:one (ci-7 (boot b0) at 192.0.2.7, 2026-03-24T14:00:00Z); "
+        "generation 3 went to SHA256:one (ci-7 at 192.0.2.7, 2026-03-24T14:00:00Z, boot b0); "
         "generation 2 was then presented by SHA256:two (laptop at 198.51.100.9, 2026-03-24T14:00:00Z); "
         "looks like a copy on a foreign host"
     )
