@@ -6,13 +6,13 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from mezite.cli import output
 from mezite.cli.asking import Asking, Group, pass_asking
-from mezite.cli.failures import safe
 from mezite.cli.names import event_types
 from mezite.cli.output import hint
 from mezite.errors import Unreachable
@@ -79,15 +79,25 @@ def _write_events(answer: Any) -> None:
     if not answer["events"]:
         hint("no events")
         return
-    output.table(columns, list(reversed(answer["events"])))
+    output.table(columns, reversed(answer["events"]), narrow=write_event)
     if answer["next"] is not None:
         hint(f"older ones: --after {answer['next']}, or --all")
 
 
 def _details(event: Any) -> str:
-    facts = [f"{key}={value}" for key, value in event["fields"].items() if value != ""]
-    told = [event["reason"], event["message"], " ".join(facts)]
-    return ": ".join(part for part in told if part)
+    facts = " ".join(_fact(key, value) for key, value in event["fields"].items() if value != "")
+    told = ": ".join(part for part in (event["reason"], event["message"]) if part)
+    return f"{told} ({facts})" if told and facts else told or facts
+
+
+def _fact(key: str, value: Any) -> str:
+    name = key.removesuffix("_unix")
+    if name == key or not isinstance(value, int):
+        return f"{key}={value}"
+    try:
+        return f"{name}={datetime.fromtimestamp(value, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    except (ValueError, OverflowError, OSError):
+        return f"{key}={value}"
 
 
 def following(
@@ -149,7 +159,13 @@ def _write_line(event: Any, format: str) -> None:
         output.write_yaml(event, is_one_of_many=True)
         sys.stdout.flush()
         return
+    write_event(event)
+    sys.stdout.flush()
+
+
+def write_event(event: Any) -> None:
+    """One line; on a terminal broken between words."""
     what = f"{event['resource_type']}/{event['resource_name']}"
     parts = [event["timestamp"], event["event_code"], f"{event['event_type']:18}", event["user_name"], what,
              event["client_ip"], _details(event)]
-    print(safe("  ".join(part for part in parts if part)), flush=True)
+    output.write_prose("  ".join(part for part in parts if part), hanging="    ")

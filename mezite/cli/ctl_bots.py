@@ -10,7 +10,7 @@ from mezite.cli import output
 from mezite.cli.asking import Asking, Group, paged, pass_asking
 from mezite.cli.names import names, several_names
 from mezite.cli.output import hint, write_line, write_prose
-from mezite.cli.tables import INSTANCES, TOKENS, state, write_locked, write_token
+from mezite.cli.tables import INSTANCES, TOKENS, of_one_bot, state, write_locked, write_token
 from mezite.cli.terminal import BAD
 
 _COLUMNS = {
@@ -19,7 +19,7 @@ _COLUMNS = {
     "STATE": lambda bot: state("locked" if bot["locked"] else "active"),
     "TTL": lambda bot: bot["ttl"],
     "RENEWABLE FOR": lambda bot: bot["renewable_for"],
-    "CREATED": lambda bot: bot["created_at"],
+    "CREATED": lambda bot: output.When(bot["created_at"]),
 }
 
 
@@ -133,7 +133,7 @@ def _write_bot(bot: Any) -> None:
             write_line(f"No {noun}.")
             continue
         write_line(f"{noun.capitalize()}:")
-        output.table(columns, bot[noun], indent="  ")
+        output.table(of_one_bot(columns), bot[noun], indent="  ")
         if bot[f"more_{noun}"]:
             write_line(f"  … and more: mezctl {noun} ls --bot {bot['name']}")
 

@@ -6,19 +6,19 @@ import click
 
 from mezite.cli.asking import Asking, Group, paged, pass_asking
 from mezite.cli.names import names
-from mezite.cli.output import write_line
+from mezite.cli.output import When, write_line
 from mezite.cli.tables import write_locked
 from mezite.errors import UsageError
 
 _KINDS = ("bot", "instance", "role", "login", "node")
 
-_COLUMNS = {
+COLUMNS = {
     "ID": lambda lock: lock["id"],
     "TARGET": lambda lock: f"{lock['kind']}/{lock['target']}",
     "REASON": lambda lock: lock["reason"],
     "BY": lambda lock: lock["created_by"],
-    "CREATED": lambda lock: lock["created_at"],
-    "EXPIRES": lambda lock: lock["expires_at"],
+    "CREATED": lambda lock: When(lock["created_at"]),
+    "EXPIRES": lambda lock: When(lock["expires_at"]),
     "MESSAGE": lambda lock: lock["message"],
 }
 
@@ -58,7 +58,7 @@ def add(asking: Asking, reason: str | None, ttl: str | None, **targets: str | No
 def ls(asking: Asking, ended: bool, limit: int | None, after: str | None) -> None:
     """List the locks that hold."""
     asking.show_list(
-        "locks.ls", "locks", _COLUMNS, ended=ended or None, limit=limit, after=after, none="nothing is locked"
+        "locks.ls", "locks", COLUMNS, ended=ended or None, limit=limit, after=after, none="nothing is locked"
     )
 
 

@@ -72,7 +72,7 @@ def _write(answer: Any) -> None:
     for text, remedy in alarms:
         write_prose(text, "  ", BAD)
         if remedy:
-            write_line(f"    -> {remedy}")
+            output.write_remedy(remedy)
 
 
 def _facts(answer: Any) -> dict[str, object]:
@@ -103,15 +103,16 @@ def _write_authorities(answer: Any) -> None:
             "CA": lambda ca: ca["type"],
             "STATE": lambda ca: ca["state"],
             "FINGERPRINT": lambda ca: ca["fingerprint"],
-            "CREATED": lambda ca: ca["created_at"],
+            "CREATED": lambda ca: output.When(ca["created_at"]),
         },
         answer["authorities"],
     )
     for one in answer["rotations"]:
         told = f"The {one['type']} CA is being rotated: {one['stage']} was done at {one['at']}."
         write_prose(told, mark=SOON)
-        write_line(f"    -> when every machine has renewed: mezctl ca rotate --type={one['type']} "
-                   f"({one['next_stage']})")
+        output.write_remedy(
+            f"when every machine has renewed: mezctl ca rotate --type={one['type']} ({one['next_stage']})"
+        )
 
 
 def _write_refusals(refusals: dict[str, int]) -> None:

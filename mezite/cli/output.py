@@ -5,23 +5,33 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 from mezite.cli import terminal
 from mezite.cli.failures import safe
-from mezite.cli.terminal import BAD, GOOD, HEADING, SOON, Marked, paint, wrapped
+from mezite.cli.terminal import BAD, GOOD, HEADING, SOON, Marked, held, paint, wrapped
 
 Record = Mapping[str, Any]
 Cell = Callable[[Record], object]
-_Row = Sequence[tuple[str, str | None]]
-"""Texts, safe for a terminal, and their marks."""
+_Text = tuple[str, str | None]
+"""Safe for a terminal, and its mark."""
+_Row = Sequence[_Text]
 
 _GAP = 2
 _FOLD = "    "
 """Before the part of a record that does not fit beside the rest."""
 _LEAST = 24
 """Columns that the last cell wants before it is wrapped beside the others."""
+_DEEPEST = 4
+"""Lines, about, that it is wrapped into there."""
+
+
+class When(NamedTuple):
+    """A time, as answers tell it, or none; a table may say how far off it is instead."""
+
+    text: object
 
 
 def write(answer: object, format: str) -> None:
@@ -51,11 +61,13 @@ def write_line(text: str = "", mark: str | None = None) -> None:
     print(paint(safe(text), mark))
 
 
-def write_prose(text: str, indent: str = "", mark: str | None = None) -> None:
-    """One line, or on a terminal as many as it takes, each under the first one's beginning."""
+def write_prose(text: str, indent: str = "", mark: str | None = None, hanging: str = "") -> None:
+    """One line, or on a terminal as many as it takes, each under the first one's beginning,
+    or *hanging* further in."""
     width = terminal.columns()
-    for line in wrapped(safe(text), width and width - len(indent)):
-        print(indent + paint(line, mark))
+    lines = wrapped(safe(text), width and width - len(indent) - len(hanging))
+    for number, line in enumerate(lines):
+        print(indent + (hanging if number else "") + paint(line, mark))
 
 
 def hint(text: str) -> None:
@@ -76,42 +88,99 @@ def shown(value: object) -> str:
     return str(value)
 
 
-def _cell(value: object) -> tuple[str, str | None]:
+def _cell(value: object) -> _Text:
     if isinstance(value, Marked):
         return safe(shown(value.value)), value.mark
-    return safe(shown(value)), None
+    return safe(shown(value.text if isinstance(value, When) else value)), None
 
 
-def table(columns: Mapping[str, Cell], records: Iterable[Record], indent: str = "") -> None:
+def table(
+    columns: Mapping[str, Cell],
+    records: Iterable[Record],
+    indent: str = "",
+    narrow: Callable[[Record], None] | None = None,
+) -> None:
     """Aligned columns under their names; the last one is as wide as it is.
 
-    On a terminal that is too narrow a record goes on in a line below, indented,
-    and so does the heading: nothing is cut off.
+    On a terminal that is too narrow for a record on a line, times are told by
+    how far off they are.  Where that does not help, each record is written by
+    *narrow*, or goes on in one line below, indented, and so does the heading,
+    or stands as a block of facts.  Nothing is cut off.
     """
-    rows: list[_Row] = [[(name, HEADING) for name in columns]]
-    rows += [[_cell(cell(record)) for cell in columns.values()] for record in records]
-    widths = [max(len(cell[0]) for cell in column) for column in zip(*rows, strict=True)]
+    found = list(records)
+    cells = [[cell(record) for cell in columns.values()] for record in found]
+    heading: _Row = [(name, HEADING) for name in columns]
+    rows = [heading, *([_cell(value) for value in values] for values in cells)]
     screen = terminal.columns()
-    lines = [range(len(widths))] if screen is None else _folded(widths, screen - len(indent))
-    for row in rows:
-        for number, places in enumerate(lines):
-            before = indent + (_FOLD if number else "")
-            part = slice(places.start, places.stop)
-            _write_cells(row[part], widths[part], before, screen)
+    room = screen and screen - len(indent)
+    lines = _folded(rows, room)
+    if len(lines) > 1 and any(isinstance(value, When) for values in cells for value in values):
+        now = datetime.now(UTC)
+        shorter = [heading, *([_cell(_about(value, now)) for value in values] for values in cells)]
+        if len(_folded(shorter, room)) == 1:
+            rows, lines = shorter, _folded(shorter, room)
+    if len(lines) > 1 and narrow is not None:
+        for record in found:
+            narrow(record)
+    elif len(lines) > 2:
+        _write_blocks(rows, indent)
+    else:
+        widths = _widths(rows)
+        for row in rows:
+            for number, places in enumerate(lines):
+                part = slice(places.start, places.stop)
+                _write_cells(row[part], widths[part], indent + (_FOLD if number else ""), screen)
 
 
-def _folded(widths: Sequence[int], room: int) -> list[range]:
-    """Which columns stand in a line together."""
+def _about(value: object, now: datetime) -> object:
+    """A time as how far off it is; anything else as it is."""
+    if not isinstance(value, When) or not isinstance(value.text, str):
+        return value
+    try:
+        seconds = (datetime.fromisoformat(value.text) - now).total_seconds()
+    except ValueError:
+        return value
+    unit, size = next(((unit, size) for unit, size in _UNITS if abs(seconds) >= size), ("s", 1))
+    amount = f"{int(abs(seconds) // size)}{unit}"
+    return f"in {amount}" if seconds > 0 else f"{amount} ago"
+
+
+_UNITS = (("d", 86400), ("h", 3600), ("m", 60))
+
+
+def _widths(rows: Sequence[_Row]) -> list[int]:
+    return [max(len(cell[0]) for cell in column) for column in zip(*rows, strict=True)]
+
+
+def _folded(rows: Sequence[_Row], room: int | None) -> list[range]:
+    """Which columns stand in a line together, where a line has *room*."""
+    widths = _widths(rows)
+    if room is None:
+        return [range(len(widths))]
+    word = max(len(word) for row in rows for word in [*held(row[-1][0]).split(" "), ""])
+    # The last cell may be wrapped beside the others: in few lines, and between its words.
+    least = min(widths[-1], max(_LEAST, word, widths[-1] // _DEEPEST + 1), room - len(_FOLD))
     lines: list[range] = []
     start, used = 0, 0
-    for place, width in enumerate(widths):
-        is_last = place == len(widths) - 1
-        wanted = min(width, _LEAST) if is_last else width
-        if place > start and used + wanted > room:
+    for place, width in enumerate([*widths[:-1], least]):
+        if place > start and used + width > room:
             lines.append(range(start, place))
             start, used = place, len(_FOLD)
         used += width + _GAP
     return [*lines, range(start, len(widths))]
+
+
+def _write_blocks(rows: Sequence[_Row], indent: str) -> None:
+    """Each record as facts, its columns' names before them."""
+    heading, *records = rows
+    names: list[_Text] = [(f"{name}:", mark) for name, mark in heading]
+    width = max(len(name) for name, _ in names)
+    screen = terminal.columns()
+    for number, record in enumerate(records):
+        if number:
+            print()
+        for name, cell in zip(names, record, strict=True):
+            _write_cells([name, cell], [width, len(cell[0])], indent, screen)
 
 
 def _write_cells(cells: _Row, widths: Sequence[int], indent: str, screen: int | None) -> None:
@@ -133,8 +202,7 @@ def _write_cells(cells: _Row, widths: Sequence[int], indent: str, screen: int | 
 def details(facts: Mapping[str, object], indent: str = "") -> None:
     """One fact a line, values aligned."""
     rows: list[_Row] = [[(f"{name}:", None), _cell(value)] for name, value in facts.items()]
-    widths = [max(len(cell[0]) for cell in column) for column in zip(*rows, strict=True)]
-    screen = terminal.columns()
+    widths, screen = _widths(rows), terminal.columns()
     for row in rows:
         _write_cells(row, widths, indent, screen)
 
@@ -152,5 +220,13 @@ def write_finding(level: str, about: str, text: str, remedy: str = "") -> None:
     for line in rest:
         print(indent + line)
     if remedy:
-        # On one line, however long: it is there to be copied.
-        print(f"{indent}-> {safe(remedy)}")
+        write_remedy(remedy, indent)
+
+
+def write_remedy(text: str, indent: str = "    ") -> None:
+    """What to do; a command in it is not broken, since it is there to be copied."""
+    width = terminal.columns()
+    first, *rest = wrapped(safe(text), width and width - len(indent) - 3)
+    print(f"{indent}-> {first}")
+    for line in rest:
+        print(f"{indent}   {line}")

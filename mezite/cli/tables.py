@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from mezite.cli.output import write_line
+from mezite.cli.output import Cell, When, write_line
 from mezite.cli.terminal import BAD, SOON, Marked
 
 _STATES = {"locked": BAD, "forked": BAD, "expired": BAD, "recoverable": SOON}
@@ -20,8 +21,8 @@ TOKENS = {
     "BOT": lambda token: token["bot"],
     "STATE": lambda token: state(token["state"]),
     "USED": lambda token: f"{token['used']}/{token['uses']}",
-    "CREATED": lambda token: token["created_at"],
-    "EXPIRES": lambda token: token["expires_at"],
+    "CREATED": lambda token: When(token["created_at"]),
+    "EXPIRES": lambda token: When(token["expires_at"]),
 }
 
 INSTANCES = {
@@ -29,10 +30,15 @@ INSTANCES = {
     "BOT": lambda instance: instance["bot"],
     "STATE": lambda instance: state(instance["state"]),
     "GENERATION": lambda instance: instance["generation"],
-    "RENEWED": lambda instance: instance["renewed_at"],
+    "RENEWED": lambda instance: When(instance["renewed_at"]),
     "ADDRESS": lambda instance: instance["address"],
     "HOST": lambda instance: instance["host"],
 }
+
+
+def of_one_bot(columns: Mapping[str, Cell]) -> dict[str, Cell]:
+    """Without the bot's name, which stands above already."""
+    return {name: cell for name, cell in columns.items() if name != "BOT"}
 
 
 def write_token(answer: Any) -> None:

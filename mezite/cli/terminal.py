@@ -7,6 +7,7 @@ reads it gets every record on one line, without any code.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TextIO
@@ -55,10 +56,27 @@ def paint(text: str, mark: str | None, stream: TextIO | None = None) -> str:
     return click.style(text, **_STYLES[mark])
 
 
+_HELD = "\xa0"
+"""A space at which no line is broken: `textwrap` breaks at those of ASCII only."""
+_COMMAND = re.compile(
+    r"(?:(?<=: )|(?<=`)|^)(?:mezctl|mezd|msh|twistd|chmod|journalctl) [^`;,()]*[^`;,() ]"
+)
+
+
+def held(text: str) -> str:
+    """*text* in which each command is one word: it is there to be copied.
+
+    A command stands after a colon, between backquotes, or at the beginning.
+    """
+    return _COMMAND.sub(lambda found: found[0].replace(" ", _HELD), text)
+
+
 def wrapped(text: str, room: int | None) -> list[str]:
-    """*text* in lines of at most *room* columns, broken between words only: what is copied stays whole."""
+    """*text*, safe for a terminal, in lines of at most *room* columns, broken between words only,
+    and not within a command: what is copied stays whole, however long."""
     if room is None or len(text) <= room:
         return [text]
     from textwrap import wrap
 
-    return wrap(text, max(room, 20), break_long_words=False, break_on_hyphens=False) or [""]
+    lines = wrap(held(text), max(room, 20), break_long_words=False, break_on_hyphens=False)
+    return [line.replace(_HELD, " ") for line in lines] or [""]

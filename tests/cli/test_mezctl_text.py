@@ -118,12 +118,12 @@ Source address:   anywhere
 Id:               {bot_id}
 
 Instances:
-  ID{" " * 34}  BOT            STATE   GENERATION  RENEWED               ADDRESS    HOST
-  {machine.instance_id}  github-deploy  active  1           2026-03-24T14:00:00Z  192.0.2.7  ci-7
+  ID{" " * 34}  STATE   GENERATION  RENEWED               ADDRESS    HOST
+  {machine.instance_id}  active  1           2026-03-24T14:00:00Z  192.0.2.7  ci-7
 
 Tokens:
-  ID                    BOT            STATE  USED  CREATED               EXPIRES
-  {token[:20]}  github-deploy  used   1/1   2026-03-24T14:00:00Z  2026-03-24T15:00:00Z
+  ID                    STATE  USED  CREATED               EXPIRES
+  {token[:20]}  used   1/1   2026-03-24T14:00:00Z  2026-03-24T15:00:00Z
 """
 
 
@@ -283,6 +283,15 @@ def test_audit_ls_ends_with_the_newest(terminal: Terminal) -> None:
     older = terminal.type("audit", "ls", "--limit=1", "--type=bot.created", "--after", after[1])
     assert older.stdout.splitlines()[1].split()[4] == "bot/first"
     assert len(terminal.told("audit", "ls", "--all").splitlines()) == 9
+
+
+def test_what_an_event_says_and_its_facts_are_told_apart(terminal: Terminal) -> None:
+    """And a time is one."""
+    terminal.machine()
+    terminal.admin.call("bots.lock", name="github-deploy", reason="change freeze")
+    lines = terminal.told("audit", "ls").splitlines()
+    assert lines[-1].endswith("  change freeze (target=bot/github-deploy lock_reason=operator)")
+    assert any(line.endswith(" valid_before=2026-03-24T15:00:00Z") for line in lines)
 
 
 def test_status(terminal: Terminal) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +15,9 @@ from hypothesis import strategies as st
 
 from mezite.cli import output
 from mezite.cli import terminal as screen
-from mezite.cli.tables import INSTANCES
+from mezite.cli.ctl_audit import write_event
+from mezite.cli.ctl_locks import COLUMNS as LOCKS
+from mezite.cli.tables import INSTANCES, TOKENS
 from mezite.cli.terminal import BAD, SOON, Marked
 from tests.cli.conftest import Terminal
 from tests.fakes_terminal import Shown, on_terminal
@@ -46,6 +50,100 @@ def test_a_record_that_is_too_wide_goes_on_below() -> None:
     )
 
 
+LONG_AGO = datetime(2020, 3, 24, 14, tzinfo=UTC)
+TOKEN: dict[str, Any] = {
+    "id": "tok-bot-0123456789ab", "bot": "github-deploy", "state": "rotated", "used": 0, "uses": 1,
+    "created_at": f"{LONG_AGO:%Y-%m-%dT%H:%M:%SZ}", "expires_at": None,
+}
+
+
+def test_times_are_told_by_how_far_off_they_are_where_that_saves_a_line() -> None:
+    now = datetime.now(UTC)
+    soon, ago = (f"{now + timedelta(minutes=off):%Y-%m-%dT%H:%M:%SZ}" for off in (61.5, -2.5))
+    record = {**TOKEN, "created_at": ago, "expires_at": soon}
+    with on_terminal(80, TERM="dumb") as shown:
+        output.table(TOKENS, [record, TOKEN])
+    first = "tok-bot-0123456789ab  github-deploy  rotated  0/1   "
+    days = f"{(now - LONG_AGO).days}d ago"
+    assert shown.text.splitlines()[1:] == [
+        f"{first}{'2m ago':{len(days)}}  in 1h", f"{first}{days}  -"
+    ]
+    with on_terminal(100, TERM="dumb") as shown:
+        output.table(TOKENS, [record])
+    assert f"{ago}  {soon}" in shown.text, "there is room for whole times"
+
+
+def test_a_time_that_cannot_be_read_is_shown_as_it_is() -> None:
+    with on_terminal(80, TERM="dumb") as shown:
+        output.table(TOKENS, [{**TOKEN, "created_at": "yesterday at noon, or so"}])
+    assert "yesterday at noon, or so" in " ".join(shown.text.split())
+
+
+LOCK: dict[str, Any] = {
+    "id": INSTANCE["id"], "kind": "instance", "target": INSTANCE["id"], "reason": "generation_mismatch",
+    "created_by": "system", "created_at": "2026-03-24T14:00:00Z", "expires_at": None,
+    "message": "generation 2 went to SHA256:lBoHdv7U43xZJg8QFtaqTdpCKhd/ugAfIZuLETL8HVc (ci-7 at 192.0.2.7)",
+}
+
+
+def test_a_record_of_more_than_two_lines_stands_as_a_block() -> None:
+    """No word runs over the edge, and each stands beside its name."""
+    with on_terminal(80, TERM="dumb") as shown:
+        output.table(LOCKS, [LOCK, {**LOCK, "message": ""}])
+    blocks = shown.text.split("\n\n")
+    assert blocks[0].splitlines()[1:] == [
+        f"TARGET:   instance/{INSTANCE['id']}",
+        "REASON:   generation_mismatch",
+        "BY:       system",
+        "CREATED:  2026-03-24T14:00:00Z",
+        "EXPIRES:  -",
+        "MESSAGE:  generation 2 went to",
+        "          SHA256:lBoHdv7U43xZJg8QFtaqTdpCKhd/ugAfIZuLETL8HVc (ci-7 at 192.0.2.7)",
+    ]
+    assert blocks[1].endswith("MESSAGE:  -\n")
+
+
+def test_a_long_word_in_the_last_column_does_not_run_over_the_edge() -> None:
+    key = "SHA256:lBoHdv7U43xZJg8QFtaqTdpCKhd/ugAfIZuLETL8HVc"
+    with on_terminal(80, TERM="dumb") as shown:
+        output.table({"WHO": lambda one: one["who"], "WHAT": lambda one: one["what"]},
+                     [{"who": "a" * 36, "what": f"it went to {key}"}])
+    assert shown.text.splitlines()[2:] == ["a" * 36, f"    it went to {key}"]
+
+
+def test_a_command_is_not_broken() -> None:
+    """Wherever it stands in a text: it is there to be copied."""
+    remedy = "find the copy, give the machine a new token, then: mezctl instances rm 0f8b6a2c-3d1e-4a57"
+    with on_terminal(60, TERM="dumb") as shown:
+        output.write_remedy(remedy)
+        output.write_prose("by an operator; by whom and why: mezctl locks ls --all, or `mezctl audit ls` says")
+        output.table({"N": lambda one: one, "WHAT": lambda one: "an identity with two holders; which it is: "
+                      "mezctl audit ls --type=generation_mismatch"}, ["12345"])  # type: ignore[list-item]
+    assert shown.text.splitlines() == [
+        "    -> find the copy, give the machine a new token, then:",
+        "       mezctl instances rm 0f8b6a2c-3d1e-4a57",
+        "by an operator; by whom and why: mezctl locks ls --all, or",
+        "`mezctl audit ls` says",
+        "N      WHAT",
+        "12345  an identity with two holders; which it is:",
+        "       mezctl audit ls --type=generation_mismatch",
+    ]
+
+
+def test_an_event_is_broken_between_words_on_a_terminal_only(terminal: Terminal) -> None:
+    event = terminal.admin.call("audit.ls")["events"][0] | {"message": "word " * 30}
+    with on_terminal(80, TERM="dumb") as shown:
+        write_event(event)
+    first, *rest = shown.text.splitlines()
+    assert first.startswith("2026-03-24T14:00:00Z  M")
+    assert rest
+    assert all(line.startswith("    ") for line in rest)
+    assert all(len(line) <= 80 for line in [first, *rest])
+    with on_terminal(None) as shown:
+        write_event(event)
+    assert shown.text.count("\n") == 1
+
+
 def test_a_terminal_that_is_wide_enough_shows_what_a_pipe_gets() -> None:
     assert table(120, [INSTANCE], TERM="dumb").text == table(None, [INSTANCE]).text
 
@@ -68,8 +166,9 @@ def test_whatever_the_width_every_word_is_shown(width: int, rows: list[list[str]
     columns = {"A": lambda row: row[0], "B": lambda row: row[1], "C": lambda row: row[2]}
     with on_terminal(width, TERM="dumb") as shown:
         output.table(columns, rows)  # type: ignore[arg-type]  # a record is whatever its cells take
-    words = " ".join(["A", "B", "C", *(cell or "-" for row in rows for cell in row)]).split()
-    assert sorted(shown.text.split()) == sorted(words)
+    words = " ".join(cell or "-" for row in rows for cell in row).split()
+    shown_words = Counter(word for word in shown.text.split() if word.rstrip(":") not in ("A", "B", "C"))
+    assert shown_words == Counter(words)
     if width >= 80:
         assert all(len(line) <= width for line in shown.text.splitlines()), "no cell has more than 60 columns"
 
