@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from mezite.admin import client
-from mezite.cli import output
+from mezite.cli import helping, output
 from mezite.cli.program import FORMATS, Program
 
 PROGRAM = "mezctl"
@@ -125,7 +125,7 @@ def _set_socket(ctx: click.Context, param: click.Parameter, value: str | None) -
         ctx.obj = root.obj
 
 
-class Command(click.Command):
+class Command(helping.Command):
     """A command that takes the program's own options after its name, too."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -142,7 +142,7 @@ class Command(click.Command):
         ]
 
 
-class Group(click.Group):
+class Group(helping.Group):
     command_class = Command
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from mezite.cli.helping import Command
 
-@click.command("completion")
+
+@click.command("completion", cls=Command)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:

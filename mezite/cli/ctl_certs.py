@@ -33,7 +33,10 @@ def certs() -> None:
               shell_complete=files)
 @pass_asking
 def inspect(asking: Asking, file: str, ca: str | None) -> None:
-    """Show an OpenSSH certificate: a -cert.pub file, an identity's directory, or - for standard input."""
+    """Show what an OpenSSH certificate says.
+
+    FILE is a -cert.pub file, the directory of an identity, or - for standard input.
+    """
     found = facts(_read(file), datetime.now(UTC))
     trusted = _cas(ca) if ca is not None else None
     if trusted is not None:

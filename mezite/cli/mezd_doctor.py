@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mezite.cli import failures, output
+from mezite.cli.helping import Command
 from mezite.cli.program import FORMATS, directories, files
 from mezite.config import daemon
 from mezite.errors import MeziteError, Unreachable
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from mezite.rpc.client import ServerTrust
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--config", metavar="FILE", shell_complete=files, help="As with start.")
 @click.option("--destination", metavar="DIR", shell_complete=directories, help="As with start.")
 @click.option("--auth-server", metavar="HOST[:PORT]", help="Default: those that the identity came from.")

@@ -64,7 +64,10 @@ def main() -> None:
 @click.argument("node", shell_complete=_known_nodes)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def ssh(login: str | None, cert: str | None, node: str, command: tuple[str, ...]) -> None:
-    """Log in to NODE, or run COMMAND there: msh ssh --login=deploy web-1 -- ./deploy.sh"""
+    """Log in to NODE, or run COMMAND there.
+
+    msh ssh --login=deploy web-1 -- ./deploy.sh
+    """
     _exec(ssh_argv(login, cert, node, command, os.environ))
 
 
@@ -87,7 +90,9 @@ def scp(
 ) -> None:
     """Copy files to and from a node.
 
-    The last of FILES is where to: msh scp -r site deploy@web-1:/srv/www
+    The last of FILES is where to.
+
+    msh scp -r site deploy@web-1:/srv/www
     """
     flags = [flag for flag, given in (("-r", recursive), ("-p", preserve), ("-q", quiet)) if given]
     _exec(scp_argv(login, cert, flags, what, os.environ))

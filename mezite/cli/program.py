@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from mezite.cli import failures
+from mezite.cli.helping import Group
 from mezite.errors import MeziteError, UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 FORMATS = ("text", "json", "yaml")
 
 
-class Program(click.Group):
+class Program(Group):
     """The top group of a program; its name begins each line."""
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:

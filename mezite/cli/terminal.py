@@ -56,7 +56,7 @@ def paint(text: str, mark: str | None, stream: TextIO | None = None) -> str:
     return click.style(text, **_STYLES[mark])
 
 
-_HELD = "\xa0"
+HELD = "\xa0"
 """A space at which no line is broken: `textwrap` breaks at those of ASCII only."""
 _COMMAND = re.compile(
     r"(?:(?<=: )|(?<=`)|^)(?:mezctl|mezd|msh|twistd|chmod|journalctl) [^`;,()]*[^`;,() ]"
@@ -68,7 +68,7 @@ def held(text: str) -> str:
 
     A command stands after a colon, between backquotes, or at the beginning.
     """
-    return _COMMAND.sub(lambda found: found[0].replace(" ", _HELD), text)
+    return _COMMAND.sub(lambda found: found[0].replace(" ", HELD), text)
 
 
 def wrapped(text: str, room: int | None) -> list[str]:
@@ -79,4 +79,4 @@ def wrapped(text: str, room: int | None) -> list[str]:
     from textwrap import wrap
 
     lines = wrap(held(text), max(room, 20), break_long_words=False, break_on_hyphens=False)
-    return [line.replace(_HELD, " ") for line in lines] or [""]
+    return [line.replace(HELD, " ") for line in lines] or [""]

@@ -215,7 +215,7 @@ def test_every_command_explains_itself(terminal: Terminal) -> None:
 def listed(told: str) -> list[str]:
     """The commands in a group's help."""
     rows = told.partition("Commands:\n")[2].splitlines()
-    return [row.split()[0] for row in rows if row.startswith("  ")]
+    return [row.split()[0] for row in rows if re.match(r"  \S", row)]
 
 
 def run(*words: str, code: str, stdout: Any = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
@@ -260,6 +260,7 @@ def test_it_starts_with_little(terminal: Terminal) -> None:
     done = run("--socket", str(terminal.server.path), "bots", "ls", code=code)
     assert json.loads(done.stdout.splitlines()[-1].replace("'", '"')) == [
         "mezite.admin", "mezite.admin.client", "mezite.cli", "mezite.cli.asking", "mezite.cli.ctl_bots",
-        "mezite.cli.failures", "mezite.cli.mezctl", "mezite.cli.names", "mezite.cli.output",
+        "mezite.cli.failures", "mezite.cli.helping", "mezite.cli.mezctl", "mezite.cli.names",
+        "mezite.cli.output",
         "mezite.cli.program", "mezite.cli.tables", "mezite.cli.terminal", "mezite.errors",
     ]

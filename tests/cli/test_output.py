@@ -116,14 +116,14 @@ def test_a_command_is_not_broken() -> None:
     remedy = "find the copy, give the machine a new token, then: mezctl instances rm 0f8b6a2c-3d1e-4a57"
     with on_terminal(60, TERM="dumb") as shown:
         output.write_remedy(remedy)
-        output.write_prose("by an operator; by whom and why: mezctl locks ls --all, or `mezctl audit ls` says")
+        output.write_prose("by an operator; by whom and why: mezctl locks ls --all, or `mezctl audit ls`")
         output.table({"N": lambda one: one, "WHAT": lambda one: "an identity with two holders; which it is: "
                       "mezctl audit ls --type=generation_mismatch"}, ["12345"])  # type: ignore[list-item]
     assert shown.text.splitlines() == [
         "    -> find the copy, give the machine a new token, then:",
         "       mezctl instances rm 0f8b6a2c-3d1e-4a57",
         "by an operator; by whom and why: mezctl locks ls --all, or",
-        "`mezctl audit ls` says",
+        "`mezctl audit ls`",
         "N      WHAT",
         "12345  an identity with two holders; which it is:",
         "       mezctl audit ls --type=generation_mismatch",
