@@ -23,7 +23,8 @@ _DAEMON_REMEDY = "start the daemon with: mezd identity start, or name its socket
 class Asking:
     """One run of `mezctl`: where it asks, and how it shows the answer."""
 
-    def __init__(self, socket: str | None, format: str) -> None:
+    def __init__(self, socket: str | None, format: str, *, daemon_remedy: str = _DAEMON_REMEDY) -> None:
+        self.daemon_remedy = daemon_remedy
         self.socket = socket or os.environ.get("MEZITE_ADMIN_SOCKET") or None
         self.format = format
         self.timeout: float = client.TIMEOUT_SECONDS
@@ -45,7 +46,7 @@ class Asking:
     def daemon(self) -> client.Client:
         """A daemon's socket: the one named by --socket, or that of this account's own daemon."""
         if self._explicit:
-            return client.connect([self._explicit], remedy=_DAEMON_REMEDY)
+            return client.connect([self._explicit], remedy=self.daemon_remedy)
         from mezite.config import paths
 
         homes = [str(paths.identity_dir(os.environ, os.geteuid()))]
@@ -54,7 +55,7 @@ class Asking:
         except (OSError, ValueError):
             last = ""
         sockets = [f"{home}/.mezite/control.sock" for home in dict.fromkeys([last, *homes]) if home]
-        return client.connect(sockets, remedy=_DAEMON_REMEDY)
+        return client.connect(sockets, remedy=self.daemon_remedy)
 
     def call(self, method: str, **params: Any) -> Any:
         return self.server().call(method, params)

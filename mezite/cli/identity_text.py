@@ -41,11 +41,11 @@ def facts(status: Mapping[str, Any]) -> dict[str, str]:
     if status.get("ready"):
         told["State"] = "ready"
     else:
-        told["State"] = f"NOT READY: {status.get('not_ready_reason') or 'no reason was told'}"
+        told["State"] = f"NOT READY: {_why(status)}"
     if status.get("instance"):
         told["Bot"] = f"{status.get('bot')} (roles: {_list(status.get('roles'))})"
         told["Instance"] = f"{status['instance']}, generation {status.get('generation')}"
-        told["Cluster"] = f"{status.get('cluster')}, by {status.get('server')}"
+        told["Cluster"] = f"{status.get('cluster')}, served by {status.get('server')}"
         told["Logins"] = _list(status.get("principals"))
         told["Certificate"] = _certificate(status)
     else:
@@ -70,6 +70,15 @@ def facts(status: Mapping[str, Any]) -> dict[str, str]:
         if one.get("hook_failure"):
             told[f"  on-renew of {name}"] = f"FAILED: {one['hook_failure']}"
     return told
+
+
+def _why(status: Mapping[str, Any]) -> str:
+    """Why it is not ready, without the last error, which has lines of its own."""
+    reason = str(status.get("not_ready_reason") or "no reason was told")
+    error = status.get("last_error")
+    message = str(error.get("message")) if isinstance(error, Mapping) else ""
+    before = reason.partition(f": {message}")[0] if message else ""
+    return before or reason
 
 
 def _certificate(status: Mapping[str, Any]) -> str:

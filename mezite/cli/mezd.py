@@ -116,7 +116,11 @@ def status(destination: str | None, control_socket: str | None, format_: str) ->
 
     where = destination or os.environ.get("MEZITE_DESTINATION")
     socket_path = control_socket or os.environ.get("MEZITE_CONTROL_SOCKET")
-    asking = Asking(socket_path or (f"{where}/.mezite/control.sock" if where else None), format_)
+    asking = Asking(
+        socket_path or (f"{where}/.mezite/control.sock" if where else None), format_,
+        daemon_remedy="start the daemon with: mezd identity start, or name its --destination DIR or "
+        "--control-socket PATH; what is wrong says: mezd identity doctor",
+    )
     answer = asking.daemon().call("identity.status")
     asking.show(answer, write_status)
     sys.exit(failures.DONE if answer["ready"] else failures.FAILED)

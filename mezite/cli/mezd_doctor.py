@@ -63,40 +63,53 @@ def _findings(config: daemon.DaemonConfig, node: str | None, login: str | None) 
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from datetime import UTC, datetime
 
+    from msgspec.structs import replace
+
     from mezite.identity import doctor as look
 
     where = config.destination
     found = list(look.check_place(where))
+    if where.exists() and not where.is_dir():
+        return found
     held, of_state = look.check_state(where)
     found += of_state
     if held is not None:
         found += look.check_certificate(held, datetime.now(UTC))
-        for one in config.all_outputs():
-            found += look.check_files(one.destination, held)
-            found += look.check_agent(one.destination, held)
+        outputs = config.all_outputs()
+        for one in outputs:
+            of_one = [*look.check_files(one.destination, held), *look.check_agent(one.destination, held)]
+            found += of_one if len(outputs) == 1 else [
+                replace(each, text=f"{one.name}: {each.text}") for each in of_one
+            ]
     found.append(_daemon(config))
     found += _server(config, held)
     found += look.check_client(where)
     if node is not None and held is not None:
         account = login or held.principals[0]
-        found.append(look.check_login(where, node, account))
+        found.append(look.check_login(where, held, node, account))
     return found
 
 
 def _daemon(config: daemon.DaemonConfig) -> Finding:
     from mezite.admin import client
-    from mezite.identity.doctor import BAD, GOOD, NOTE, Finding
+    from mezite.cli.identity_text import facts
+    from mezite.identity.doctor import BAD, GOOD, NOTE, Finding, is_renewing
 
     path = config.control_socket or config.destination / ".mezite/control.sock"
     try:
         status = client.connect([str(path)], remedy="").call("identity.status")
     except MeziteError:
+        if is_renewing(config.destination):
+            return Finding("daemon", BAD, f"none answers at {path}, and the last renewal was not finished",
+                           "go on with it, and see what it says: mezd identity start --one-shot "
+                           f"--destination={config.destination}")
         return Finding("daemon", NOTE, f"none answers at {path}",
                        "start it: mezd identity start; a one-shot identity needs none")
     if status["ready"]:
         return Finding("daemon", GOOD, f"ready, generation {status['generation']}")
-    trouble = status.get("last_error") or {}
-    return Finding("daemon", BAD, str(status["not_ready_reason"]), str(trouble.get("remedy", "")))
+    told = facts(status)
+    text = f"{told['State']}: {told['Last error']}" if status.get("last_error") else told["State"]
+    return Finding("daemon", BAD, text.removeprefix("NOT READY: "), told.get("What to do", ""))
 
 
 def _server(config: daemon.DaemonConfig, held: Held | None) -> list[Finding]:
@@ -129,7 +142,10 @@ def _server(config: daemon.DaemonConfig, held: Held | None) -> list[Finding]:
     return found
 
 
-_REACH = "is it running, is the address right, and does the network let this machine reach it?"
+def _reach(error: Unreachable) -> str:
+    if "no address is known" in str(error):
+        return "is the name spelled right, and does this machine's DNS know it?"
+    return "see how it is on its host: mezctl status; and does the network let this machine reach it?"
 
 
 async def _ask(
@@ -155,10 +171,11 @@ async def _ask(
             cluster = await client.get_cluster()
         took = timedelta(seconds=time.monotonic() - begun)
     except MeziteError as error:
-        return [finding_of("server", error, _REACH if isinstance(error, Unreachable) else remedy(error))]
+        helps = _reach(error) if isinstance(error, Unreachable) else remedy(error)
+        return [finding_of("server", error, helps)]
     if held is not None and cluster.uuid != held.trust.cluster_uuid:
         text = f"{where} is of another cluster, {cluster.name}"
         return [Finding("server", BAD, text, "check --auth-server")]
     middle = datetime.now(UTC) - took / 2
-    text = f"{where} is proven, cluster {cluster.name}, answered in {took.total_seconds() * 1000:.0f} ms"
+    text = f"{where} is proven, cluster {cluster.name}, {took.total_seconds() * 1000:.0f} ms"
     return [Finding("server", GOOD, text), check_clock(cluster.server_time - middle, took / 2)]

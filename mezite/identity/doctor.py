@@ -46,9 +46,12 @@ class Finding(Struct, frozen=True):
 def check_place(destination: Path) -> Iterator[Finding]:
     """The directory, and who else could get at it."""
     name = "directory"
+    if destination.exists() and not destination.is_dir():
+        yield Finding(name, BAD, f"{destination} is not a directory", "name the directory with --destination")
+        return
     if not destination.is_dir():
-        yield Finding(name, BAD, f"{destination} is not there", "run mezd identity start, or name another "
-                      "--destination")
+        yield Finding(name, BAD, f"{destination} is not there", "start it: mezd identity start, or name "
+                      "another --destination")
         return
     found = destination.stat()
     if found.st_uid not in (0, os.geteuid()):
@@ -66,6 +69,7 @@ def check_place(destination: Path) -> Iterator[Finding]:
 
 
 def check_state(destination: Path) -> tuple[Held | None, list[Finding]]:
+    """The identity, and what there is to say of it."""
     name = "identity"
     try:
         durable = peek(destination)
@@ -79,13 +83,22 @@ def check_state(destination: Path) -> tuple[Held | None, list[Finding]]:
     return held, [Finding(name, GOOD, text)]
 
 
+def is_renewing(destination: Path) -> bool:
+    """Whether a renewal was begun and has brought no identity: it was refused, or not answered."""
+    try:
+        durable = peek(destination)
+    except StateFailure:
+        return False
+    return durable is not None and durable.held is not None and durable.pending is not None
+
+
 def check_certificate(held: Held, now: datetime) -> Iterator[Finding]:
     name = "certificate"
     until = datetime.fromtimestamp(held.valid_before_unix, UTC)
     left = until - (now + held.skew)
     if left <= timedelta(0):
         yield Finding(name, BAD, f"it has ended, {format_duration(-left)} ago",
-                      "see below why it is not renewed, or start mezd identity start")
+                      "see below why it is not renewed, or start the daemon: mezd identity start")
     else:
         yield Finding(name, GOOD, f"for {', '.join(held.principals)}, {format_duration(left)} left")
     names = [known.name for known in held.trust.nodes]
@@ -205,24 +218,29 @@ def check_client(destination: Path) -> Iterator[Finding]:
         yield Finding(name, BAD, f"it cannot read {config}: {_last(done.stderr)}", "restart mezd")
 
 
-def check_login(destination: Path, node: str, login: str | None) -> Finding:
+def check_login(destination: Path, held: Held, node: str, login: str) -> Finding:
     """A real one, that runs `true`."""
-    name, words = "login", ["-l", login] if login else []
+    name = "login"
     done = _run([
-        "ssh", "-F", str(destination / SSH_CONFIG), "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", *words,
-        "--", node, "true",
+        "ssh", "-F", str(destination / SSH_CONFIG), "-o", "BatchMode=yes", "-o", "ConnectTimeout=10",
+        "-l", login, "--", node, "true",
     ])
-    where = f"{login}@{node}" if login else node
+    where = f"{login}@{node}"
     if done.returncode == 0:
         return Finding(name, GOOD, f"{where} lets this machine in")
     said = _last(done.stderr) or f"exit code {done.returncode}"
+    if _DENIED in done.stderr and login not in held.principals:
+        logins = ", ".join(held.principals)
+        return Finding(name, BAD, f"{where}: {said}",
+                       f"the certificate is for {logins}: give --login, or allow {login} in one of its roles")
     remedy = next((what for sign, what in _SSH_SAYS if sign in done.stderr), "ssh -v tells more")
     return Finding(name, BAD, f"{where}: {said}", remedy)
 
 
+_DENIED = "Permission denied"
 _SSH_SAYS = (
-    ("Permission denied", "does the certificate name this login, and does a role allow the node? "
-     "`mezctl audit ls --type=authz.denied` tells; a plain sshd needs TrustedUserCAKeys"),
+    (_DENIED, "is it locked, and does a role allow the node? `mezctl audit ls --type=authz.denied` tells; "
+     "a plain sshd needs TrustedUserCAKeys"),
     ("Host key verification failed", "the node shows no host certificate by the Host CA"),
     ("No ED25519", "the node shows no host certificate by the Host CA"),
     ("Could not resolve hostname", "no such name; nodes of the cluster are listed above"),

@@ -212,6 +212,7 @@ _NETWORK_FAULTS = (
     ("Connection refused", "connection refused; is it running, and is --auth-server right?"),
     ("DNS resolution failed", "no address is known for that name; check --auth-server"),
     ("Domain name not found", "no address is known for that name; check --auth-server"),
+    ("WRONG_VERSION_NUMBER", "what listens there speaks no TLS; is that the auth server's port?"),
     ("No route to host", "no route to that host"),
     ("Network is unreachable", "the network is unreachable"),
     ("imed out", "no answer in time"),

@@ -23,7 +23,7 @@ def test_all_is_well() -> None:
         "State": "ready",
         "Bot": "github-deploy (roles: ci-deployer, logs)",
         "Instance": "358a1b7b, generation 42",
-        "Cluster": "example, by auth:3025",
+        "Cluster": "example, served by auth:3025",
         "Logins": "deploy",
         "Certificate": "until 2026-03-24T15:00:00Z, 52m 5s left",
         "Next renewal": "in 22m 5s",
@@ -45,6 +45,25 @@ def test_trouble_comes_with_its_remedy() -> None:
     assert told["Certificate"] == "ENDED (until 2026-03-24T15:00:00Z)"
     assert told["Next try"] == "now"
     assert told["Clock"] == "1m 30s ahead of the server's, give or take 0.1 s"
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "told"),
+    [
+        ("6 renewals in a row have failed: cannot reach it", "cannot reach it",
+         "6 renewals in a row have failed"),
+        ("the server refuses the renewal: bot/x is locked: freeze; an operator has locked it (locked)",
+         "bot/x is locked: freeze", "the server refuses the renewal"),
+        ("there is no identity yet", "the server is down", "there is no identity yet"),
+        ("there is no identity yet", "", "there is no identity yet"),
+        (None, "", "no reason was told"),
+    ],
+)
+def test_why_it_is_not_ready_is_not_told_twice(reason: str | None, message: str, told: str) -> None:
+    error = {"code": "locked", "message": message, "remedy": ""}
+    found = facts({**STATUS, "ready": False, "not_ready_reason": reason, "last_error": error})
+    assert found["State"] == f"NOT READY: {told}"
+    assert found["Last error"] == f"{message} (locked)"
 
 
 def test_before_the_first_certificate() -> None:

@@ -15,10 +15,10 @@ TOKEN = "tok-bot-a1b2c3d4e5f6-0123456789abcdef0123456789abcdef-00112233445566778
 
 
 def run(
-    *words: str | Path, home: Path, stdin: str = "", **environ: str
+    *words: str | Path, home: Path, command: str = "start", stdin: str = "", **environ: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "from mezite.cli.mezd import main; main()", "identity", "start", *words],
+        [sys.executable, "-c", "from mezite.cli.mezd import main; main()", "identity", command, *words],
         env={"PATH": os.environ["PATH"], "HOME": str(home), **environ},
         cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=60, check=False,
     )
@@ -146,3 +146,11 @@ def test_durations_that_no_server_grants(destination: Path, tmp_path: Path, flag
         home=tmp_path,
     )
     ends(done, 2, flag.partition("=")[0], told)
+
+
+def test_status_without_a_daemon_names_its_own_options(tmp_path: Path, destination: Path) -> None:
+    """Those of `mezd`, not those of `mezctl`, and what tells more."""
+    done = run(f"--destination={destination}", home=tmp_path, command="status")
+    ends(done, 1, f"{destination}/.mezite/control.sock", "--destination", "--control-socket",
+         "mezd identity doctor", "(unreachable)")
+    assert "--socket" not in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,9 +60,35 @@ def test_all_is_well(machine: MachineProcess) -> None:
 def test_a_login_that_is_refused(machine: MachineProcess) -> None:
     code, found = doctor(machine, f"--node={NODE}", "--login=root")
     assert (code, found["login"]["level"]) == (1, "PROBLEM")
+    assert found["login"]["remedy"].startswith("the certificate is for deploy: give --login, or allow root")
+    machine.cluster.ctl("locks", "add", "--login=deploy")
+    code, found = doctor(machine, f"--node={NODE}")
     assert "authz.denied" in found["login"]["remedy"]
     code, found = doctor(machine, "--node=no-such-node.invalid")
     assert "no such name" in found["login"]["remedy"]
+
+
+def test_a_renewal_that_was_refused_and_that_nobody_goes_on_with(cluster: Cluster) -> None:
+    """As after a theft: the certificate is good still, and the daemon has ended."""
+    cluster.add_role()
+    machine = cluster.machine()
+    assert machine.once(f"--join-token={cluster.add_bot()}").code == 0
+    shutil.copytree(machine.destination, machine.home / "copy", symlinks=True)
+    code, found = doctor(machine)
+    assert (code, found["daemon"]["level"]) == (0, "note")
+    assert machine.once(f"--destination={machine.home / 'copy'}").code == 0
+    assert machine.once().code == 3
+    code, found = doctor(machine)
+    assert (code, found["daemon"]["level"], found["certificate"]["level"]) == (1, "PROBLEM", "ok")
+    assert f"mezd identity start --one-shot --destination={machine.destination}" in found["daemon"]["remedy"]
+
+
+def test_what_is_no_directory_is_said_to_be_none(cluster: Cluster) -> None:
+    machine = cluster.machine()
+    machine.destination.write_text("a file")
+    code, found = doctor(machine)
+    assert (code, levels(found)) == (1, {"directory": "PROBLEM"})
+    assert "is not a directory" in found["directory"]["text"]
 
 
 def _other_key(machine: MachineProcess) -> None:
@@ -135,6 +162,10 @@ def test_a_server_that_is_down_and_one_that_is_another(
         assert "not the one we know" in found["server"]["text"]
     finally:
         other.close()
+    code, found = doctor(machine, f"--auth-server=127.0.0.1:{cluster.node_port}")
+    assert "speaks no TLS" in found["server"]["text"]
+    code, found = doctor(machine, "--auth-server=nobody.invalid")
+    assert "DNS" in found["server"]["remedy"]
     assert cluster.server is not None
     cluster.server.stop()
     code, found = doctor(machine)
