@@ -19,6 +19,8 @@ from mezite.errors import CertificateRejected, InvalidInput, UsageError
 _CERTIFICATE = "ssh_key-cert.pub"
 MAX_FILE = 512 * 1024
 _FOREVER = 2**64 - 1
+_WANTED = "name a file that ends with -cert.pub, or the directory of an identity"
+_WANTED_CAS = "name a file of CAs' public keys, as made by: mezctl ca export --type=user"
 _OURS = ("bot", "roles", "instance", "generation", "lineage-key")
 
 
@@ -37,7 +39,10 @@ def inspect(asking: Asking, file: str, ca: str | None) -> None:
 
     FILE is a -cert.pub file, the directory of an identity, or - for standard input.
     """
-    found = facts(_read(file), datetime.now(UTC))
+    try:
+        found = facts(_read(file, _WANTED), datetime.now(UTC))
+    except InvalidInput as error:
+        raise UsageError(f"{_named(file)}: {error}; {_WANTED}") from None
     trusted = _cas(ca) if ca is not None else None
     if trusted is not None:
         found["trusted"] = found["signature_holds"] and found["ca_key"] in trusted
@@ -46,7 +51,11 @@ def inspect(asking: Asking, file: str, ca: str | None) -> None:
         sys.exit(3)
 
 
-def _read(file: str) -> str:
+def _named(file: str) -> str:
+    return "standard input" if file == "-" else file
+
+
+def _read(file: str, wanted: str) -> str:
     if file == "-":
         return sys.stdin.read(MAX_FILE)
     path = Path(file)
@@ -56,16 +65,20 @@ def _read(file: str) -> str:
         with path.open("rb") as opened:
             return opened.read(MAX_FILE).decode("ascii", "replace")
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; name a -cert.pub file") from None
+        raise UsageError(f"{path}: {error.strerror}; {wanted}") from None
 
 
 def _cas(file: str) -> set[str]:
     from mezite.certs import keys
 
-    lines = [line for line in _read(file).splitlines() if line.strip() and not line.startswith("#")]
+    found = _read(file, _WANTED_CAS).splitlines()
+    lines = [line for line in found if line.strip() and not line.startswith("#")]
     # As `mezctl ca export --type=host` prints them, too.
     texts = [line.split(" * ", 1)[1] if line.startswith("@cert-authority ") else line for line in lines]
-    return {keys.fingerprint(keys.parse_public_line(text)) for text in texts}
+    try:
+        return {keys.fingerprint(keys.parse_public_line(text)) for text in texts}
+    except InvalidInput as error:
+        raise UsageError(f"{_named(file)}: {error}; {_WANTED_CAS}") from None
 
 
 def facts(text: str, now: datetime) -> dict[str, Any]:
@@ -79,11 +92,13 @@ def facts(text: str, now: datetime) -> dict[str, Any]:
 
     line = next((one for one in text.splitlines() if one.strip()), "")
     if "PRIVATE KEY" in line:
-        raise InvalidInput("that is a private key, not a certificate; name the file that ends with -cert.pub")
+        raise InvalidInput("that is a private key, not a certificate")
     try:
         certificate = ssh.parse_certificate_line(line)
-    except CertificateRejected as error:
-        raise InvalidInput(f"not a certificate that can be read: {error}") from None
+    except (CertificateRejected, InvalidInput) as error:
+        if _is_public_key(line):
+            raise InvalidInput("that is a public key, not a certificate") from None
+        raise InvalidInput(f"not a certificate that can be read ({error})") from None
     try:
         keys.verify(certificate.ca_blob, certificate.signature, certificate.signed_part)
         holds = True
@@ -121,6 +136,15 @@ def facts(text: str, now: datetime) -> dict[str, Any]:
         },
         "extensions": sorted(set(extensions) - {f"{name}@mezite.com" for name in _OURS}),
     }
+
+
+def _is_public_key(line: str) -> bool:
+    from mezite.certs import keys
+
+    try:
+        return bool(keys.parse_public_line(line))
+    except InvalidInput:
+        return False
 
 
 def _option(data: bytes) -> str:

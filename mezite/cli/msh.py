@@ -33,7 +33,7 @@ _CERTIFICATE = "ssh_key-cert.pub"
 _CONFIG = "ssh_config"
 _AGENT = "agent.sock"
 _SETS = "sets"
-_NO_DAEMON = "start it with: mezd identity start; an identity of one shot has none"
+_NO_DAEMON = "start it with: mezd identity start; a one-shot identity needs none"
 
 
 def _known_nodes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -126,8 +126,6 @@ def status(cert: str | None, format_: str) -> None:
 
 
 def _status(found: FoundIdentity, format: str) -> int:
-    import subprocess
-
     from mezite.admin import client
     from mezite.cli import identity_text, output
 
@@ -152,11 +150,32 @@ def _status(found: FoundIdentity, format: str) -> int:
         }, format)
         return failures.FAILED
     output.hint(f"{PROGRAM}: {trouble}")
+    assert certificate is not None
     output.write_line(f"Certificate: {certificate}")
-    sys.stdout.flush()
-    if shutil.which("ssh-keygen") is not None:
-        subprocess.run(["ssh-keygen", "-L", "-f", str(certificate)], check=False)
+    _write_certificate(certificate)
     return failures.FAILED
+
+
+def _write_certificate(path: Path) -> None:
+    """As ssh-keygen has it, without the extensions that are ours, which it shows as bytes.
+
+    What `mezctl certs inspect` has would double what a released msh weighs.
+    """
+    import subprocess
+
+    from mezite.cli import output
+
+    if shutil.which("ssh-keygen") is None:
+        return
+    done = subprocess.run(
+        ["ssh-keygen", "-L", "-f", str(path)], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        errors="replace", check=False,
+    )
+    if done.returncode:
+        raise UsageError(f"{path} is not a certificate; restart mezd: it writes the set anew")
+    for line in done.stdout.splitlines()[1:]:
+        if "@mezite.com" not in line:
+            output.write_line(line.expandtabs())
 
 
 main.add_command(completion)

@@ -82,12 +82,28 @@ def test_a_signature_that_does_not_hold_is_told(made: Path) -> None:
     [
         ("", "not a certificate"), ("nonsense", "not a certificate"), ("ssh-ed25519 AAAA", "certificate"),
         ("-----BEGIN OPENSSH PRIVATE KEY-----", "private key"),
+        (keys.public_line(keys.public_blob(keys.generate_ca_key())), "public key"),
+        ("ssh-ed25519-cert-v01@openssh.com AAAA", "not a certificate that can be read"),
+        ("\x1b[31m\n", "not a certificate"), ("\udcff", "not a certificate"),
     ],
 )
-def test_what_is_none(text: str, part: str) -> None:
-    result = inspect("-", stdin=text)
-    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-    assert part in result.stderr
+def test_what_is_none(text: str, part: str, tmp_path: Path) -> None:
+    """It is named, whatever it is instead, and so is what would be one."""
+    (tmp_path / "file").write_text(text, errors="surrogateescape")
+    for file, name in (("-", "standard input"), (tmp_path / "file", str(tmp_path / "file"))):
+        result = inspect(file, stdin=text if text.isascii() else "")
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+        assert result.stderr.startswith(f"mezctl: {name}: ")
+        assert part in result.stderr or not text.isascii()
+        assert "name a file that ends with -cert.pub" in result.stderr
+
+
+def test_what_is_no_list_of_cas(made: Path, tmp_path: Path) -> None:
+    for file in (tmp_path / "none", made / "ssh_key-cert.pub", Path(__file__)):
+        result = inspect(made, "--ca", file)
+        assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+        assert result.stderr.startswith(f"mezctl: {file}: ")
+        assert "mezctl ca export --type=user" in result.stderr
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

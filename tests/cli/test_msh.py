@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from mezite.certs.ssh import certificate_line
 from mezite.cli import msh
 from mezite.errors import UsageError
 from mezite.identity.destination import Directory
 from mezite.identity.outputs import Outputs
+from tests.harness import Auth, Machine
 from tests.identity.making import held
 
 
@@ -231,7 +233,29 @@ def test_status_without_a_daemon_shows_the_certificate(destination: Path) -> Non
     done = run("status", "--cert", destination, PATH=os.environ["PATH"])
     assert done.returncode == 1
     assert "no daemon" in done.stderr
-    assert f"Certificate: {destination}/sets/1/ssh_key-cert.pub" in done.stdout
+    assert done.stdout.startswith(f"Certificate: {destination}/sets/1/ssh_key-cert.pub\n")
+    assert "Principals:" in done.stdout
+
+
+def test_status_shows_no_bytes(tmp_path: Path) -> None:
+    """Which is how ssh-keygen shows the extensions of a certificate that a server has issued."""
+    auth = Auth()
+    machine = Machine(auth)
+    machine.join(auth.add_token(auth.add_bot()))
+    (tmp_path / "ssh_key-cert.pub").write_text(certificate_line(machine.certificate) + "\n")
+    (tmp_path / "ssh_key").touch()
+    auth.close()
+    done = run("status", "--cert", tmp_path)
+    assert (done.returncode, done.stderr) == (1, "msh: no daemon keeps this identity\n")
+    assert "permit-pty" in done.stdout
+    assert "mezite.com" not in done.stdout
+
+
+def test_status_of_a_certificate_that_is_torn(destination: Path) -> None:
+    (destination / "ssh_key-cert.pub").write_text("torn")
+    done = run("status", "--cert", destination)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 2)
+    assert "mezd" in done.stderr.splitlines()[1]
 
 
 # --- the program ---------------------------------------------------------------------------
