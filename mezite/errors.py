@@ -185,10 +185,11 @@ class StateFailure(MeziteError):
     code = "state"
 
 
-def did_you_mean(name: str, known: Sequence[str], listed: str) -> str:
-    """How a line about a *name* that is not *known* goes on: the nearest one, or all, as *listed*."""
+def did_you_mean(name: str, known: Sequence[str], listed: str, also: Sequence[str] = ()) -> str:
+    """How a line about a *name* that is not *known* goes on: the nearest one, or all, as *listed*.
+    Those that are *also* good may be the nearest."""
     # Needed for mistakes alone.
     from difflib import get_close_matches
 
-    near = get_close_matches(name, known, n=1)
+    near = get_close_matches(name, [*known, *also], n=1)
     return f"did you mean {near[0]}?" if near else f"{listed}: {', '.join(known) or 'none'}"

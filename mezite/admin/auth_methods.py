@@ -301,7 +301,7 @@ class _Methods:
         params = Params(values, "type", "resource", "after", "limit")
         after, limit = _paging(params)
         if after and not (after.isascii() and after.isdigit() and len(after) <= 18):
-            raise InvalidInput("expected what `next` was", "after")
+            raise InvalidInput(f"{after!r} is not what `next` was; it is a number there", "after")
         type_name, resource = params.optional_text("type"), params.optional_text("resource")
         before = int(after) if after else None
         found = await self._read(

@@ -9,6 +9,7 @@ changed anything.  Who may call them is the socket's business.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
@@ -156,7 +157,9 @@ def list_events(
     """Newest first."""
     known = [event.event_name for event in EventType]
     if type_name is not None and type_name not in known:
-        raise InvalidInput(f"there is no event type {type_name!r}; known: {', '.join(sorted(known))}", "type")
+        near = difflib.get_close_matches(type_name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
+        raise InvalidInput(f"there is no event type {type_name!r}; {hint}", "type")
     return tx.list_events(before=before, limit=limit, type_name=type_name, resource_name=resource)
 
 

@@ -68,7 +68,10 @@ def rotate(
     last = _last_step(tx, kind)
     following = _FOLLOWING[last.stage if last else Stage.RETIRE]
     if stage is not None and stage is not following:
-        raise Conflict(f"the next step for the {kind.value} CA is {following.value}, not {stage.value}")
+        raise Conflict(
+            f"the next step for the {kind.value} CA is {following.value}, not {stage.value}; "
+            f"to take it: mezctl ca rotate --type={kind.value} --stage={following.value}"
+        )
     if last is not None and following is not Stage.ANNOUNCE and not in_haste:
         _check_wait(last, now, grace)
     trusted = [one for one in tx.authorities() if one.kind == kind.value and one.state != RETIRED]

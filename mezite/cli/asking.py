@@ -88,6 +88,8 @@ class Asking:
             return
         if answer[noun]:
             output.table(columns, answer[noun])
+        elif after is not None:
+            output.hint(f"no more {noun} after {after}")
         else:
             output.hint(none)
         if answer["next"] is not None:

@@ -43,7 +43,8 @@ def migrate(asking: Asking, source: str, target: str, config: str | None, file: 
 
     found = ServerConfig.load(Path(config) if config else None, os.environ, os.geteuid())
     if found.database.driver != POSTGRES:
-        raise UsageError("database.driver is not postgres yet: write the new database into the configuration")
+        raise UsageError(f"{config or 'the configuration'}: database.driver is not postgres yet; "
+                         "write the new database into it, see docs/storage.md")
     try:
         from mezite.storage.moving import move
     except ImportError as error:

@@ -208,8 +208,8 @@ def _from_file(path: Path) -> dict[str, _Setting]:
         key = written.replace("_", "-")
         key = _ALIASES.get(key, key)
         if key not in (*KEYS, *FILE_KEYS):
-            known = (*KEYS, *FILE_KEYS, *_ALIASES)
-            section.known([*known, *(name.replace("-", "_") for name in known)])
+            known = (*KEYS, *FILE_KEYS)
+            section.known(known, also=[name.replace("-", "_") for name in known])
         if key in found:
             raise section.fault(written, f"given together with {found[key].name}; give one of them")
         if section.values[written] is not None:

@@ -53,7 +53,9 @@ def parse_yaml(text: bytes, source: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
-        raise UsageError(f"{source}: {where}: {error.problem or error.context}") from None
+        is_text = isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError)
+        told = f"{'not YAML: ' if is_text else ''}{error.problem or error.context}"
+        raise UsageError(f"{source}: {where}: {told}") from None
     except RecursionError:
         raise _too_deep(source) from None
     except (yaml.YAMLError, ValueError) as error:
@@ -118,11 +120,12 @@ class Section(Struct):
     def _name(self, key: str) -> str:
         return f"{self.path}.{key}" if self.path else key
 
-    def known(self, keys: Sequence[str]) -> None:
-        """Raises for the first key that is not among *keys*, with the nearest one."""
+    def known(self, keys: Sequence[str], also: Sequence[str] = ()) -> None:
+        """Raises for the first key that is not among *keys*, or *also* good, with the nearest one."""
         for key in self.values:
-            if key not in keys:
-                raise self.fault(key, f"unknown key; {did_you_mean(key, keys, 'known here')}")
+            if key not in keys and key not in also:
+                hint = did_you_mean(key, keys, "known here", also)
+                raise self.fault(key, f"unknown key; {hint}")
 
     def section(self, key: str) -> Section:
         return Section.from_value(self.values.get(key), self.source, self._name(key))

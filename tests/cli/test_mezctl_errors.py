@@ -30,6 +30,7 @@ USAGE = [
     (("bots", "add", "--name=x", "--roles=ci-deployer", "--token-ttl=1y"),
      "token_ttl: '1y' is not a duration; write a duration such as 45s, 30m, 1h30m or 7d (invalid)"),
     (("tokens", "create", "--bot=x", "--uses=0"), "uses: expected an integer from 1 to 100000 (invalid)"),
+    (("audit", "ls", "--after=x"), "after: 'x' is not what `next` was; it is a number there (invalid)"),
     (("audit", "ls", "--type=x"), "type: there is no event type 'x'; known: .* (invalid)"),
 ]
 
@@ -77,7 +78,8 @@ FILES: list[tuple[str | bytes, str]] = [
     (json.dumps({**ROLE, "spec": {"allow": {"logins": []}}}),
      "spec.allow.logins: an empty list means nothing.*"),
     ("kind: role\nkind: role\n", "line 2, column 1: the key 'kind' stands twice (usage)"),
-    ("a: [", "line 1, column 5: .* (usage)"),
+    ("a: [", "line 1, column 5: not YAML: .* (usage)"),
+    ("12:00:00 server: a log: of something", "line 1, column 23: not YAML: mapping values .* (usage)"),
     ("kind: role\n---\nkind: role\n", "line 2, column 1: .* (usage)"),
     ("", "empty; a role has kind, metadata and spec (usage)"),
     ("- 1\n", "expected a mapping, found [1] (usage)"),

@@ -381,3 +381,5 @@ def test_lists_follow_every_page(terminal: Terminal) -> None:
     result = terminal.type("bots", "ls", "--limit=2", "--after=bot-0001")
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["NAME", "bot-0002", "bot-0003"]
     assert result.stderr == "more: --after bot-0003\n"
+    result = terminal.type("bots", "ls", "--after=bot-9999")
+    assert (result.stdout, result.stderr) == ("", "no more bots after bot-9999\n")

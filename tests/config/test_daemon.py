@@ -35,6 +35,17 @@ def yaml(tmp_path: Path) -> Path:
     return tmp_path / "mezd.yaml"
 
 
+def test_a_file_of_another_program_is_told_with_the_keys_of_this_one(yaml: Path) -> None:
+    """Each once, though both spellings are taken."""
+    yaml.write_text("kind: role\n")
+    told = fault({}, yaml)
+    assert told.startswith(f"{yaml}: kind: unknown key; known here: auth-server, join-token, ")
+    known = told.partition("known here: ")[2].replace("_", "-").split(", ")
+    assert len(known) == len(set(known))
+    yaml.write_text("renewal_intervall: 1m\n")
+    assert fault({}, yaml) == f"{yaml}: renewal_intervall: unknown key; did you mean renewal_interval?"
+
+
 def test_defaults() -> None:
     assert config() == DaemonConfig(destination=Path("/home/x/.local/state/mezite/identity"))
     assert load({}, {}, 0).destination == Path("/var/lib/mezite/identity/certs")

@@ -27,7 +27,7 @@ def load(text: str, environ: dict[str, str] | None = None, uid: int = 1000) -> S
     [
         (b"a: 1\na: 2", "m.yaml: line 2, column 1: the key 'a' stands twice"),
         (b"\xff", "m.yaml: not UTF-8 at byte 0; save it as UTF-8"),
-        (b"a: [", "m.yaml: line 1, column 5: expected the node content"),
+        (b"a: [", "m.yaml: line 1, column 5: not YAML: expected the node content"),
         (b"!!python/object:os.system x", "m.yaml: line 1, column 1: could not determine a constructor"),
         (b"a: &x [*x]", "m.yaml: line 1, column 4: found unconstructable recursive node"),
         (b"a" * (1024 * 1024 + 1), "m.yaml: larger than 1 MiB; that is no configuration"),
