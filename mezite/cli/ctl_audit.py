@@ -63,10 +63,11 @@ def audit_ls(
         answer = {"events": events, "next": None}
     else:
         answer = asking.call("audit.ls", **wanted, limit=limit or _SHOWN, after=after)
-    asking.show(answer, _write_events)
+    is_all = type_name is None and resource is None and after is None
+    asking.show(answer, lambda found: _write_events(found, is_all))
 
 
-def _write_events(answer: Any) -> None:
+def _write_events(answer: Any, is_all: bool) -> None:
     columns = {
         "TIME": lambda event: event["timestamp"],
         "CODE": lambda event: event["event_code"],
@@ -77,7 +78,7 @@ def _write_events(answer: Any) -> None:
         "DETAILS": _details,
     }
     if not answer["events"]:
-        hint("no events")
+        hint("no events" if is_all else "no events that match; all of them: mezctl audit ls")
         return
     output.table(columns, reversed(answer["events"]), narrow=write_event)
     if answer["next"] is not None:

@@ -9,8 +9,8 @@ import click
 from mezite.cli import output
 from mezite.cli.asking import Asking, Group, paged, pass_asking
 from mezite.cli.names import names, several_names
-from mezite.cli.output import hint, write_line, write_prose
-from mezite.cli.tables import INSTANCES, TOKENS, of_one_bot, state, write_locked, write_token
+from mezite.cli.output import hint, write_line, write_prose, write_remedy
+from mezite.cli.tables import INSTANCES, TOKENS, of_one_bot, state, unlocking, write_locked, write_token
 from mezite.cli.terminal import BAD
 
 _COLUMNS = {
@@ -127,6 +127,7 @@ def _write_bot(bot: Any) -> None:
         write_prose(
             f"Locked by {lock['created_by']} at {lock['created_at']}: {lock['message'] or '-'}", mark=BAD
         )
+        write_remedy(unlocking(lock))
     for noun, columns in (("instances", INSTANCES), ("tokens", TOKENS)):
         write_line()
         if not bot[noun]:

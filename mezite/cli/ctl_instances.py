@@ -9,8 +9,8 @@ import click
 from mezite.cli import output
 from mezite.cli.asking import Asking, Group, paged, pass_asking
 from mezite.cli.names import names
-from mezite.cli.output import hint, write_line, write_prose
-from mezite.cli.tables import INSTANCES, asked_line, state, write_locked
+from mezite.cli.output import hint, write_line, write_prose, write_remedy
+from mezite.cli.tables import INSTANCES, asked_line, state, unlocking, write_locked
 from mezite.cli.terminal import BAD, SOON
 
 
@@ -72,8 +72,10 @@ def _write_instance(instance: Any) -> None:
             f"at {lock['created_at']}: {lock['message'] or '-'}",
             mark=BAD,
         )
+        write_remedy(unlocking(lock))
     if instance["prove_asked"] is not None:
         write_prose(asked_line(instance["prove_asked"]), mark=SOON)
+        write_remedy(f"if that is not its own machine: mezctl instances lock {instance['id']}")
 
 
 @instances.command("lock")

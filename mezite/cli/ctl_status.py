@@ -9,7 +9,7 @@ import click
 from mezite.cli import output
 from mezite.cli.asking import Asking, Command, pass_asking
 from mezite.cli.output import write_line, write_prose
-from mezite.cli.tables import asked_line
+from mezite.cli.tables import asked_line, unlocking
 from mezite.cli.terminal import BAD, GOOD, HEADING, SOON, Marked
 from mezite.errors import Reason
 
@@ -149,7 +149,7 @@ def _alarms(answer: Any) -> list[tuple[str, str]]:
         if lock["reason"] == "generation_mismatch":
             alarms.append((
                 f"instance {lock['target']} is locked for good (generation_mismatch): {lock['message']}",
-                f"find the copy, give the machine a new token, then: mezctl instances rm {lock['target']}",
+                unlocking(lock),
             ))
     for event in answer["prove_asked"]:
         name = event["resource_name"]

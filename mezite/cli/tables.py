@@ -57,6 +57,13 @@ def write_locked(answer: Any) -> None:
     write_line(f"{held['kind'].capitalize()} locked: {held['target']}{until} (lock {held['id']})")
 
 
+def unlocking(lock: Any) -> str:
+    """What ends a lock, and what to do before."""
+    if lock["reason"] == "generation_mismatch":
+        return f"find the copy, give the machine a new token, then: mezctl instances rm {lock['target']}"
+    return f"to let it go on: mezctl locks rm {lock['id']}"
+
+
 def asked_line(event: Any) -> str:
     """Of somebody who presented an old generation and did not prove it."""
     seen = event["fields"]

@@ -131,7 +131,8 @@ def test_a_locked_bot_without_machines_is_shown(terminal: Terminal) -> None:
     terminal.bot()
     terminal.admin.call("bots.lock", name="github-deploy", reason="stolen laptop")
     told = terminal.told("bots", "show", "github-deploy")
-    assert "Locked by uid:0(root) at 2026-03-24T14:00:00Z: stolen laptop\n\nNo instances.\n" in told
+    assert "Locked by uid:0(root) at 2026-03-24T14:00:00Z: stolen laptop\n" in told
+    assert re.search(r"\n    -> to let it go on: mezctl locks rm [0-9a-f-]{36}\n\nNo instances.\n", told)
 
 
 def test_locking_and_unlocking(terminal: Terminal) -> None:
@@ -213,6 +214,18 @@ Boot (unproven):   -
     )
     told = terminal.told("instances", "ls", "--bot=github-deploy")
     assert told.splitlines()[1].split()[:3] == [machine.instance_id, "github-deploy", "recoverable"]
+
+
+def test_a_locked_instance_is_shown_with_what_ends_its_locks(terminal: Terminal) -> None:
+    machine = terminal.machine()
+    terminal.admin.call("instances.lock", id=machine.instance_id, reason="odd")
+    (lock,) = terminal.admin.call("locks.ls")["locks"]
+    told = terminal.told("instances", "show", machine.instance_id)
+    assert told.endswith(f": odd\n    -> to let it go on: mezctl locks rm {lock['id']}\n")
+    terminal.told("locks", "rm", lock["id"])
+    fork(machine, machine.copy())
+    told = terminal.told("instances", "show", machine.instance_id)
+    assert told.endswith(f", then: mezctl instances rm {machine.instance_id}\n")
 
 
 def test_a_role_that_was_printed_is_taken_back(terminal: Terminal) -> None:
