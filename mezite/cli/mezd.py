@@ -144,7 +144,7 @@ def leave(**flags: Any) -> None:
     import asyncio
 
     from mezite.cli.mezd_outputs import OutputParts
-    from mezite.identity.given import given_trust, remembered
+    from mezite.identity.given import addresses_for, given_trust
     from mezite.identity.leaving import leave as end
     from mezite.identity.state import DIRECTORY, StateFile
     from mezite.rpc.client import ServerTrust
@@ -161,7 +161,7 @@ def leave(**flags: Any) -> None:
         given, known = given_trust(config), ServerTrust.from_der(durable.held.trust.server_cas)
         servers = [
             f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            for host, port in config.auth_servers or remembered(durable)
+            for host, port in addresses_for(config, durable)
         ]
         held = asyncio.run(end(durable, state_file, servers, [one for one in (given, known) if one]))
         for directory in parts.directories.values():
@@ -182,7 +182,7 @@ def _run(config: daemon.DaemonConfig) -> int:
         # What is loaded from here on stays; to look for garbage among it takes a tenth of the start.
         gc.disable()
     from mezite.cli.mezd_outputs import OutputParts
-    from mezite.identity.given import check_beginning, remembered, token_for
+    from mezite.identity.given import addresses_for, check_beginning, token_for
     from mezite.identity.state import StateFile
 
     parts = OutputParts(config)
@@ -190,8 +190,8 @@ def _run(config: daemon.DaemonConfig) -> int:
     try:
         durable = state_file.load()
         token = token_for(config, durable, sys.stdin.readline)
-        addresses = config.auth_servers or remembered(durable)
-        check_beginning(config.destination, durable, token, state_file.damaged)
+        addresses = addresses_for(config, durable)
+        check_beginning(config, durable, token, state_file.damaged)
         return _serve(config, parts, state_file, durable, token, addresses)
     finally:
         parts.release()

@@ -27,7 +27,7 @@ from mezite.errors import MeziteError, NoAnswer, Unreachable, UsageError
 from mezite.identity import readiness
 from mezite.identity.destination import Directory
 from mezite.identity.events import Finish
-from mezite.identity.given import check_beginning, options_for, remembered, remote_for, token_for
+from mezite.identity.given import addresses_for, check_beginning, options_for, remote_for, token_for
 from mezite.identity.places import Outlets
 from mezite.identity.records import ONE_OUTPUT, OUTPUT, Durable, Held
 from mezite.identity.service import Clocks, IdentityService
@@ -191,8 +191,8 @@ class Keeper:
         try:
             durable = self._state.load()
             token = token_for(config, durable, _no_standard_input)
-            check_beginning(config.destination, durable, token, self._state.damaged)
-            remote = remote_for(config, config.auth_servers or remembered(durable), self._loop)
+            check_beginning(config, durable, token, self._state.damaged)
+            remote = remote_for(config, addresses_for(config, durable), self._loop)
             service = IdentityService(
                 reactor=LoopTimers(self._loop),
                 clocks=self._clocks,

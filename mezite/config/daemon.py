@@ -126,6 +126,12 @@ class DaemonConfig(Struct, frozen=True):
     diag: tuple[str, int] | None = None
     """Host and port for diagnostics; ``None``: nowhere."""
     log_format: str = LOG_FORMATS[0]
+    of_program: bool = False
+    """A program's own: keywords in the place of flags."""
+
+    def called(self, key: str) -> str:
+        """The setting *key* as its reader writes it: ``--ca-file``, or in a program ``ca_file``."""
+        return key.replace("-", "_") if self.of_program else f"--{key}"
 
     def all_outputs(self) -> tuple[OutputConfig, ...]:
         """The first one, whose TTL is the daemon's, and the further ones."""
@@ -168,7 +174,7 @@ def from_keywords(keywords: Mapping[str, Any]) -> DaemonConfig:
     settings: dict[str, _Setting] = {}
     given = {name: value for name, value in keywords.items() if value is not None}
     _overlay(settings, {name.replace("_", "-"): _Setting(value, name) for name, value in given.items()})
-    return _config(settings, {}, 0)
+    return replace(_config(settings, {}, 0), of_program=True)
 
 
 def _overlay(settings: dict[str, _Setting], layer: Mapping[str, _Setting]) -> None:

@@ -31,7 +31,7 @@ def token_for(
     return read(read_stdin)
 
 
-def check_beginning(where: Path, durable: Durable, token: TokenText | None, damaged: str) -> None:
+def check_beginning(config: DaemonConfig, durable: Durable, token: TokenText | None, damaged: str) -> None:
     """Returns where there is something to begin with: an identity, or a token.
 
     *damaged* is what was wrong with a slot that was passed over.
@@ -41,17 +41,20 @@ def check_beginning(where: Path, durable: Durable, token: TokenText | None, dama
     if damaged:
         raise StateFailure(
             f"the newest state of this identity is damaged ({damaged}), and the one before it "
-            "is from before the join; give the --join-token that it joined with once more"
+            f"is from before the join; give the {config.called('join-token')} that it joined with once more"
         )
     raise UsageError(
-        f"there is no identity in {where} yet; give the --join-token that `mezctl bots add` printed"
+        f"there is no identity in {config.destination} yet; give the {config.called('join-token')} that "
+        "`mezctl bots add` printed"
     )
 
 
-def remembered(durable: Durable) -> tuple[tuple[str, int], ...]:
-    """The servers that the identity came from."""
+def addresses_for(config: DaemonConfig, durable: Durable) -> tuple[tuple[str, int], ...]:
+    """The servers that were given, or else those that the identity came from."""
+    if config.auth_servers:
+        return config.auth_servers
     if not durable.server:
-        raise UsageError("no auth server is known; give --auth-server")
+        raise UsageError(f"no auth server is known; give {config.called('auth-server')}")
     return tuple(map(split_address, durable.server.split(",")))
 
 
@@ -66,7 +69,9 @@ def given_trust(config: DaemonConfig) -> ServerTrust | None:
     try:
         return ServerTrust.from_pem(config.ca_file.read_bytes(), str(config.ca_file))
     except OSError as error:
-        raise UsageError(f"--ca-file: {config.ca_file}: {error.strerror}; name a readable file") from None
+        raise UsageError(
+            f"{config.called('ca-file')}: {config.ca_file}: {error.strerror}; name a readable file"
+        ) from None
 
 
 def remote_for(

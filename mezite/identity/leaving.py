@@ -30,7 +30,7 @@ async def leave(
                 return await _leave(durable, state, server, trust)
             except (Unreachable, UntrustedServer) as error:
                 first = first or error
-    raise first or Unreachable("no auth server is known; give --auth-server")
+    raise first or Unreachable("no auth server is known")
 
 
 async def _leave(durable: Durable, state: Keeps, server: str, trust: ServerTrust) -> Held:
@@ -52,7 +52,7 @@ async def _leave(durable: Durable, state: Keeps, server: str, trust: ServerTrust
                 raise Refused(
                     Reason.BAD_PROOF,
                     f"instance {held.instance_id} has been renewed by another holder since; "
-                    "`mezd identity start --one-shot` proves it, and tell an operator",
+                    "tell an operator, and let it renew once more: that proves it",
                 ) from None
             raise
         return held

@@ -99,7 +99,7 @@ def _start(state: State, event: Start, now: Moment) -> Outcome:
     if held is None:
         if state.options.token is None:
             return _finish(state, USAGE, UsageError(
-                "there is no identity here yet; give the --join-token that `mezctl bots add` printed"
+                "there is no identity here yet; give the join token that `mezctl bots add` printed"
             ))
         return _attempt(state, Purpose.JOIN, now)
     age = now.wall - held.received_at

@@ -84,7 +84,7 @@ class GrpcRemote:
             except UntrustedServer as error:
                 first = first or error
         raise first or UntrustedServer(
-            "nothing proves the server: give the whole token, --ca-pin or --ca-file"
+            "nothing proves the server: give the whole token, the pin of its CA, or a CA file"
         )
 
     async def _ask_trusting(

@@ -26,7 +26,7 @@ _REMEDIES: dict[Reason, str] = {
     Reason.BOT_GONE: "the bot has been removed; give a join token of another one",
     Reason.BAD_PROOF: "the server cannot verify this identity; give a new join token",
     Reason.INSTANCE_UNKNOWN: "the server does not know this identity; give a new join token",
-    Reason.INTERVAL_TOO_LONG: "choose a --renewal-interval shorter than the certificate's TTL",
+    Reason.INTERVAL_TOO_LONG: "choose a renewal interval shorter than the certificate's TTL",
     Reason.CLOCK_SKEW: "set this machine's clock right",
     Reason.SERVER_CLOCK: "set the server's clock right; it goes on by itself then",
     Reason.DATABASE_RESTORED: "an operator of the server runs `mezctl restore`; it goes on by itself then",
@@ -38,7 +38,7 @@ def remedy(error: MeziteError) -> str:
     if isinstance(error, Refused):
         return _REMEDIES.get(error.reason, "")
     if isinstance(error, UntrustedServer):
-        return "check --auth-server, and the token, --ca-pin or --ca-file"
+        return "check the auth server's address, and the token, pin or CA file that is to prove it"
     if isinstance(error, Unreachable):
         return "it goes on trying by itself"
     return ""

@@ -64,7 +64,7 @@ class SeveralRemotes:
                 self._failed_at.pop(remote, None)
                 return answer
             self._failed_at[remote] = self._monotonic()
-        raise silent or stranger or Unreachable("no auth server is known; give --auth-server")
+        raise silent or stranger or Unreachable("no auth server is known")
 
     def _order(self) -> list[Remote]:
         """By chance, those that have just failed last."""

@@ -209,9 +209,9 @@ _TLS_FAULTS = (
     ("is not in peer certificate", "its certificate is for another name"),
 )
 _NETWORK_FAULTS = (
-    ("Connection refused", "connection refused; is it running, and is --auth-server right?"),
-    ("DNS resolution failed", "no address is known for that name; check --auth-server"),
-    ("Domain name not found", "no address is known for that name; check --auth-server"),
+    ("Connection refused", "connection refused; is it running, and is the address right?"),
+    ("DNS resolution failed", "no address is known for that name; is it spelled right?"),
+    ("Domain name not found", "no address is known for that name; is it spelled right?"),
     ("WRONG_VERSION_NUMBER", "what listens there speaks no TLS; is that the auth server's port?"),
     ("No route to host", "no route to that host"),
     ("Network is unreachable", "the network is unreachable"),

@@ -103,7 +103,7 @@ async def fetch_chain(host: str, port: int, within: timedelta) -> list[x509.Cert
             return await _look(host, port)
     except (socket.gaierror, UnicodeError):
         raise Unreachable(
-            f"cannot reach the auth server at {where}: no address is known for {host}; check --auth-server"
+            f"cannot reach the auth server at {where}: no address is known for {host}; is it spelled right?"
         ) from None
     except TimeoutError:
         raise NoAnswer(
@@ -111,12 +111,12 @@ async def fetch_chain(host: str, port: int, within: timedelta) -> list[x509.Cert
         ) from None
     except (SSL.Error, _HungUp, ConnectionResetError, BrokenPipeError):
         raise Unreachable(
-            f"{where} broke off the TLS 1.3 handshake; is --auth-server the auth server's port?"
+            f"{where} broke off the TLS 1.3 handshake; is that the auth server's port?"
         ) from None
     except OSError as error:
         raise Unreachable(
             f"cannot reach the auth server at {where}: {_plainly(error)}; is it running, "
-            "and is --auth-server right?"
+            "and is the address right?"
         ) from None
     except Exception as error:
         # Whatever else a connection ends with: it gave no chain.

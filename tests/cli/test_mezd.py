@@ -106,7 +106,7 @@ def test_unreachable_one_shot(destination: Path, tmp_path: Path) -> None:
         done = run(f"--auth-server=127.0.0.1:{port}", "--join-token=-", "--destination", destination,
                    "--one-shot", home=tmp_path, stdin=f"{TOKEN}\n")
     ends(done, 1, f"cannot reach the auth server at 127.0.0.1:{port}: connection refused",
-         "is it running, and is --auth-server right?", "(unreachable)")
+         "is it running, and is the address right?", "(unreachable)")
     assert not (destination / "ssh_key").exists()
 
 

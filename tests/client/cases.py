@@ -273,6 +273,31 @@ async def without_a_token_there_is_nothing_to_begin_with(world: World) -> object
 
 
 @case
+async def without_a_server_there_is_nobody_to_ask(world: World) -> object:
+    return await error_of(face.Identity(world.directory, join_token=world.token()).start())
+
+
+@case
+async def a_file_of_a_ca_that_is_not_there(world: World) -> object:
+    return await error_of(world.identity(world.token(), ca_file=world.directory / "ca.pem").start())
+
+
+@case
+async def no_error_names_an_option_of_the_command_line(world: World) -> object:
+    """Whatever stands in the way, and wherever it is told."""
+    strange = TokenText.from_random(bytes(range(22)), "0" * 32).to_text()
+    nobody = face.Identity(world.directory, auth_server="127.0.0.1:1", join_token=strange)
+    told = [await error_of(nobody.start(SOON)), nobody.status(), nobody.not_ready_reason()]
+    for server in ("nobody.invalid:1", f"127.0.0.1:{world.port}"):
+        other = face.Identity(world.directory, auth_server=server, join_token=strange)
+        told += [await error_of(other.start(SOON)), other.status()]
+    async with world.identity(world.token()) as identity:
+        world.auth.lock(LockKind.BOT, "github-deploy")
+        told += [await error_of(identity.renew()), identity.status(), identity.not_ready_reason()]
+    return [len(told), "--" in json.dumps(told)]
+
+
+@case
 async def a_stopped_identity_says_so(world: World) -> object:
     identity = world.identity(world.token())
     await identity.start()

@@ -26,7 +26,7 @@ EXPECTED: dict[str, object] = {
     "a_pin_given_by_hand_replaces_the_tokens": 1,
     "a_ca_given_by_hand_replaces_the_tokens_pin": 1,
     "a_wrong_ca_given_by_hand_is_not_made_good_by_the_token": ("untrusted_server", "not the one we know"),
-    "without_anything_that_proves_the_server": ("untrusted_server", "--ca-pin or --ca-file"),
+    "without_anything_that_proves_the_server": ("untrusted_server", "the pin of its CA, or a CA file"),
     "renews_by_the_trust_of_the_identity": 2,
     "a_renewal_does_not_trust_a_strange_server": ("untrusted_server", "not the one we know"),
     "a_new_token_vouches_for_a_server_set_up_anew": 2,

@@ -106,7 +106,7 @@ def test_a_server_that_says_nothing_or_nonsense_is_told_apart(cluster: Cluster) 
         done = run(start(machine.home, port, "--one-shot", f"--join-token={TOKEN}"), machine.env, timeout=60)
     ends(done, 1, f"127.0.0.1:{port}: no answer within 10 s", "(unreachable)")
     done = run(start(machine.home, cluster.node_port, "--one-shot", f"--join-token={TOKEN}"), machine.env)
-    ends(done, 1, "broke off the TLS 1.3 handshake; is --auth-server the auth server's port?")
+    ends(done, 1, "broke off the TLS 1.3 handshake; is that the auth server's port?")
 
 
 def test_a_daemon_holds_on_until_the_server_is_there(cluster: Cluster) -> None:
