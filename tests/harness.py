@@ -17,7 +17,8 @@ from msgspec.structs import replace
 from mezite.auth import authorities
 from mezite.auth.context import Context, Peer, Transaction
 from mezite.auth.join import join
-from mezite.auth.proof import Provenance, prove_certificate, prove_join, prove_renew
+from mezite.auth.leave import leave
+from mezite.auth.proof import Provenance, prove_certificate, prove_join, prove_leave, prove_renew
 from mezite.auth.renew import Unverified, renew
 from mezite.certs import keys
 from mezite.certs.ssh import parse_certificate
@@ -27,6 +28,7 @@ from mezite.core.request import (
     RENEW,
     Issued,
     JoinRequest,
+    LeaveRequest,
     RenewRequest,
     Signed,
     SshKey,
@@ -186,6 +188,17 @@ class Auth:
             return refused
         assert not isinstance(outcome, Unverified)
         return outcome
+
+
+    def leave(self, request: LeaveRequest, signed: Signed, peer: Peer = PEER) -> Refused | None:
+        try:
+            proof = prove_leave(self.context, request, signed)
+            provenance = prove_certificate(self.context, request, proof)
+        except Refused as refused:
+            return refused
+        return self.write(
+            lambda tx: leave(self.context, tx, request, proof, provenance, nonce=signed.nonce, peer=peer)
+        )
 
 
 class Pending(Struct):

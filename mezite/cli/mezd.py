@@ -19,7 +19,7 @@ from mezite.cli import failures
 from mezite.cli.completion_command import completion
 from mezite.cli.program import FORMATS, Program, directories, files
 from mezite.config import daemon, paths
-from mezite.errors import MeziteError, UsageError
+from mezite.errors import MeziteError
 
 if TYPE_CHECKING:
     from mezite.cli.mezd_outputs import OutputParts
@@ -144,26 +144,14 @@ def leave(**flags: Any) -> None:
     import asyncio
 
     from mezite.cli.mezd_outputs import OutputParts
-    from mezite.identity.given import addresses_for, given_trust
-    from mezite.identity.leaving import leave as end
+    from mezite.identity.given import end_identity, no_identity
     from mezite.identity.state import DIRECTORY, StateFile
-    from mezite.rpc.client import ServerTrust
 
     if not (config.destination / DIRECTORY).is_dir():
-        raise UsageError(f"there is no identity in {config.destination}; name its directory by --destination")
+        raise no_identity(config)
     parts, state_file = OutputParts(config), StateFile(config.destination)
     try:
-        durable = state_file.load()
-        if durable.held is None:
-            raise UsageError(
-                f"there is no identity in {config.destination}; name its directory by --destination"
-            )
-        given, known = given_trust(config), ServerTrust.from_der(durable.held.trust.server_cas)
-        servers = [
-            f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            for host, port in addresses_for(config, durable)
-        ]
-        held = asyncio.run(end(durable, state_file, servers, [one for one in (given, known) if one]))
+        held = asyncio.run(end_identity(config, state_file.load(), state_file))
         for directory in parts.directories.values():
             directory.erase()
         state_file.erase()

@@ -50,6 +50,15 @@ class Identity(_OnAsyncio, Lasting):
         """Nothing of it is left: no timer, no connection, no lock.  The state stays, for the next start."""
         await self._stop()
 
+    async def leave(self) -> None:
+        """It is over: the server has ended it, and nothing of it is left in its directory.
+
+        It is stopped first, and so it stays, also where this fails; the state is
+        kept then, and :func:`leave` does it later.  Certificates that are out are
+        refused by Mezite's own nodes at once, by a plain sshd when they end.
+        """
+        await self._leave()
+
     async def __aenter__(self) -> Identity:
         await self._start(DEFAULT_PATIENCE)
         return self
@@ -67,3 +76,18 @@ async def join(
     credential = await once._start(None)
     await once._stop()
     return credential
+
+
+async def leave(
+    directory: str | os.PathLike[str],
+    *,
+    auth_server: str | None = None,
+    ca_file: str | os.PathLike[str] | None = None,
+) -> None:
+    """The identity in *directory*, which nobody runs, is over, there and at its server.
+
+    *auth_server* and *ca_file* are known from the state.  Raises as
+    :meth:`Identity.renew` does, and nothing is removed then; done again after a
+    lost answer it does no harm.
+    """
+    await _OnAsyncio(directory, one_shot=True, auth_server=auth_server, ca_file=ca_file)._leave_stopped()

@@ -27,11 +27,19 @@ from mezite.errors import MeziteError, NoAnswer, Unreachable, UsageError
 from mezite.identity import readiness
 from mezite.identity.destination import Directory
 from mezite.identity.events import Finish
-from mezite.identity.given import addresses_for, check_beginning, options_for, remote_for, token_for
+from mezite.identity.given import (
+    addresses_for,
+    check_beginning,
+    end_identity,
+    no_identity,
+    options_for,
+    remote_for,
+    token_for,
+)
 from mezite.identity.places import Outlets
 from mezite.identity.records import ONE_OUTPUT, OUTPUT, Durable, Held
 from mezite.identity.service import Clocks, IdentityService
-from mezite.identity.state import StateFile
+from mezite.identity.state import DIRECTORY, StateFile
 
 DEFAULT_PATIENCE = timedelta(minutes=1)
 _Error = TypeVar("_Error", bound=BaseException)
@@ -154,7 +162,7 @@ class Keeper:
             assert self._service is service
 
     async def _renew(self) -> Credential:
-        if self._service is None:
+        if self._service is None or self._stopping:
             raise UsageError("this identity is not running; start it first")
         await self._native(self._service.renew())
         return self.current
@@ -166,7 +174,40 @@ class Keeper:
             return
         await self._in_line(self._ends)
 
-    async def _stop(self) -> None:
+    async def _leave(self) -> None:
+        if self._service is None or self._stopping:
+            raise UsageError("this identity is not running; leave(directory) ends one that is stopped")
+        await self._stop(and_then=self._end_lineage)
+
+    async def _leave_stopped(self) -> None:
+        self._loop, self._futures = self._framework()
+        if not (self._config.destination / DIRECTORY).is_dir():
+            raise no_identity(self._config)
+        self._state = StateFile(self._config.destination)
+        try:
+            await self._end_lineage()
+        finally:
+            self._state.release()
+
+    async def _end_lineage(self) -> None:
+        """At its server first, then in its directory, which we hold, and where nothing renews."""
+        state = self._state
+        assert isinstance(state, StateFile)
+        ending = asyncio.ensure_future(end_identity(self._config, state.load(), state), loop=self._loop)
+        try:
+            await self._native(Deferred.fromFuture(ending))
+        finally:
+            if not ending.done():
+                # Whoever awaits us was cancelled: the directory is held until nothing is saved any more.
+                ending.cancel()
+                await self._native(Deferred.fromFuture(
+                    asyncio.ensure_future(asyncio.wait([ending]), loop=self._loop)
+                ))
+        Directory(self._config.destination).erase()
+        state.erase()
+
+    async def _stop(self, and_then: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Also with *and_then*, which is done while the directory is held still."""
         if self._service is None or self._is_gone:
             return
         if self._stopping:
@@ -175,6 +216,8 @@ class Keeper:
         self._stopping = True
         try:
             await self._native(self._service.stopService())
+            if and_then is not None:
+                await and_then()
         finally:
             # Nothing is written any more: the machine has ended.
             self._state.release()

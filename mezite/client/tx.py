@@ -59,6 +59,15 @@ class Identity(_OnTwisted, Lasting):
         """Nothing of it is left: no timer, no connection, no lock.  The state stays, for the next start."""
         return Deferred.fromCoroutine(self._stop())
 
+    def leave(self) -> Deferred[None]:
+        """It is over: the server has ended it, and nothing of it is left in its directory.
+
+        It is stopped first, and so it stays, also where this fails; the state is
+        kept then, and :func:`leave` does it later.  Certificates that are out are
+        refused by Mezite's own nodes at once, by a plain sshd when they end.
+        """
+        return Deferred.fromCoroutine(self._leave())
+
     async def __aenter__(self) -> Identity:
         await self._start(DEFAULT_PATIENCE)
         return self
@@ -69,6 +78,22 @@ def join(
 ) -> Deferred[Credential]:
     """As :func:`mezite.client.aio.join`."""
     return Deferred.fromCoroutine(_join(directory, settings))
+
+
+def leave(
+    directory: str | os.PathLike[str],
+    *,
+    auth_server: str | None = None,
+    ca_file: str | os.PathLike[str] | None = None,
+) -> Deferred[None]:
+    """As :func:`mezite.client.aio.leave`."""
+    return Deferred.fromCoroutine(_leave(directory, auth_server, ca_file))
+
+
+async def _leave(
+    directory: str | os.PathLike[str], auth_server: str | None, ca_file: str | os.PathLike[str] | None
+) -> None:
+    await _OnTwisted(directory, one_shot=True, auth_server=auth_server, ca_file=ca_file)._leave_stopped()
 
 
 async def _join(directory: str | os.PathLike[str] | None, settings: Settings) -> Credential:

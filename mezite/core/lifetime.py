@@ -34,7 +34,7 @@ class IntervalTooLong(Struct, frozen=True):
     def __str__(self) -> str:
         return (
             f"the renewal interval {format_duration(self.interval)} is not shorter than the "
-            f"certificate's TTL {format_duration(self.ttl)}; ask for a shorter --renewal-interval"
+            f"certificate's TTL {format_duration(self.ttl)}; ask for a shorter renewal interval"
         )
 
 

@@ -110,7 +110,7 @@ class Directory:
             if os.path.lexists(link) and not (link.is_symlink() and _points(link, target)):
                 raise UsageError(
                     f"{link} is there already and was not written by mezd; "
-                    "move it away or choose another --destination"
+                    "move it away or choose another destination"
                 )
         if os.path.lexists(self._sets) and not _is_own_directory(self._sets):
             raise UsageError(f"{self._sets} is no directory of mezd; move it away")

@@ -6,14 +6,15 @@ import asyncio
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mezite.config.daemon import DaemonConfig, split_address
 from mezite.core.request import TokenText
 from mezite.errors import StateFailure, UsageError
-from mezite.identity.records import Durable, Wanted
+from mezite.identity.records import Durable, Held, Wanted
+from mezite.identity.state import Keeps
 from mezite.identity.states import Options
 
 if TYPE_CHECKING:
@@ -72,6 +73,28 @@ def given_trust(config: DaemonConfig) -> ServerTrust | None:
         raise UsageError(
             f"{config.called('ca-file')}: {config.ca_file}: {error.strerror}; name a readable file"
         ) from None
+
+
+def end_identity(config: DaemonConfig, durable: Durable, state: Keeps) -> Coroutine[Any, Any, Held]:
+    """The identity of *durable* ends at its server (:func:`mezite.identity.leaving.leave`).
+
+    Nothing is removed here.  Raises :class:`UsageError` at once where there is
+    none, or no server to ask.
+    """
+    from mezite.identity.leaving import leave
+    from mezite.rpc.client import ServerTrust
+
+    if durable.held is None:
+        raise no_identity(config)
+    servers = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+               for host, port in addresses_for(config, durable)]
+    given, known = given_trust(config), ServerTrust.from_der(durable.held.trust.server_cas)
+    return leave(durable, state, servers, [one for one in (given, known) if one is not None])
+
+
+def no_identity(config: DaemonConfig) -> UsageError:
+    """There is none to end."""
+    return UsageError(f"there is no identity in {config.destination}; name the directory where it is")
 
 
 def remote_for(

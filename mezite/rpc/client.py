@@ -96,7 +96,8 @@ class ServerTrust(Struct, frozen=True):
             return cls(Path(paths.cafile or paths.openssl_cafile).read_bytes(), None)
         except OSError:
             raise UntrustedServer(
-                "this machine has no list of publicly trusted CAs; install ca-certificates or give --ca-file"
+                "this machine has no list of publicly trusted CAs; install ca-certificates "
+                "or give the file of its CA"
             ) from None
 
 

@@ -6,8 +6,6 @@ from datetime import timedelta
 
 import pytest
 
-from mezite.auth.leave import leave
-from mezite.auth.proof import prove_certificate, prove_leave
 from mezite.certs import keys
 from mezite.core.model import LockKind
 from mezite.core.request import LEAVE, RENEW, LeaveRequest, Signed, signed_bytes
@@ -31,15 +29,7 @@ def try_leave(machine: Machine, nonce: bytes = b"", method: str = LEAVE) -> Refu
     body = messages.leave_body(request)
     assert messages.leave_request_from(body) == request
     message = signed_bytes(method, auth.context.cluster.uuid, nonce, body)
-    signed = Signed(body, keys.sign(machine.lineage, message), nonce)
-    try:
-        proof = prove_leave(auth.context, request, signed)
-        provenance = prove_certificate(auth.context, request, proof)
-    except Refused as refused:
-        return refused
-    return auth.write(
-        lambda tx: leave(auth.context, tx, request, proof, provenance, nonce=nonce, peer=PEER)
-    )
+    return auth.leave(request, Signed(body, keys.sign(machine.lineage, message), nonce))
 
 
 def reason_of(outcome: object) -> Reason:

@@ -70,6 +70,11 @@ class World:
     def join(self, directory: Path | None, **more: Any) -> Awaitable[Any]:
         return face.join(directory, auth_server=f"127.0.0.1:{self.port}", **more)
 
+    async def passing(self) -> None:
+        """The loop turns, whoever's coroutine this is."""
+        await (Deferred.fromFuture(asyncio.ensure_future(asyncio.sleep(0.01)))
+               if FACE == "twisted" else asyncio.sleep(0.01))
+
     def joins_asked(self) -> list[JoinRequest]:
         return [messages.join_request_from(body) for body in self.servicer.bodies]
 
@@ -324,6 +329,97 @@ async def two_who_stop_it_both_wait_for_its_end(world: World) -> object:
     released = not identity._state._lock.descriptor >= 0
     await stopping
     return [released, (await error_of(renewing))[0]]
+
+
+@case
+async def it_leaves_and_nothing_is_left(world: World) -> object:
+    async with world.identity(world.token()) as identity:
+        instance, ending = identity.current.instance, identity.ended()
+        await identity.leave()
+        await ending
+        gone = [await error_of(identity.renew()), await error_of(identity.leave())]
+    assert world.auth.instance(instance).removed_at is not None
+    files = sorted(path.name for path in world.directory.rglob("*"))
+    # The directory is free, and as good as new.
+    assert (await error_of(face.Identity(world.directory).start()))[0] == "usage"
+    async with world.identity(world.token()) as identity:
+        return [[code for code, _ in gone], files, identity.current.generation]
+
+
+@case
+async def one_that_is_stopped_leaves_by_its_directory(world: World) -> object:
+    async with world.identity(world.token()) as identity:
+        instance = identity.current.instance
+        await identity.renew()
+        held = await error_of(face.leave(world.directory))
+    nobody = await error_of(face.leave(world.directory, auth_server="127.0.0.1:1"))
+    assert world.auth.instance(instance).removed_at is None
+    await face.leave(world.directory)
+    assert world.auth.instance(instance).removed_at is not None
+    assert peek(world.directory) is None
+    return [held[0], nobody[0], (await error_of(face.leave(world.directory)))[0]]
+
+
+@case
+async def it_leaves_after_a_renewal_whose_answer_was_lost(world: World) -> object:
+    """Only the newest generation can: it is asked for once more, with the same keys."""
+    async with world.identity(world.token()) as identity:
+        instance = identity.current.instance
+        world.servicer.mode = "lose"
+        renewing = identity.renew()
+        if FACE == "asyncio":
+            renewing = asyncio.ensure_future(renewing)
+        while world.auth.instance(instance).generation == 1:
+            await world.passing()
+        world.servicer.mode = ""
+        await identity.leave()
+        lost = await error_of(renewing)
+    (left,) = world.auth.events("instance.left")
+    return [lost[0], left.event.fields["generation"]]
+
+
+@case
+async def it_cannot_leave_while_its_server_is_away(world: World) -> object:
+    """It is stopped, and can be left later."""
+    async with world.identity(world.token()):
+        pass
+    identity = face.Identity(world.directory, auth_server="127.0.0.1:1")
+    await identity.start()
+    found = await error_of(identity.leave())
+    async with face.Identity(world.directory) as again:
+        return [found[0], again.current.generation]
+
+
+@case
+async def a_cancelled_leave_leaves_no_lock(world: World) -> object:
+    async with world.identity(world.token()) as identity:
+        world.servicer.mode = "hang"
+        leaving = identity.leave()
+        if FACE == "asyncio":
+            leaving = asyncio.ensure_future(leaving)
+        while len(world.servicer.bodies) == 1:
+            await world.passing()
+        leaving.cancel()
+        try:
+            await leaving
+        except BaseException as error:
+            cancelled = type(error).__name__
+        world.servicer.mode = ""
+        await face.leave(world.directory)
+    return [cancelled, len(world.auth.events("instance.left"))]
+
+
+@case
+async def one_of_two_holders_does_not_leave_in_silence(world: World) -> object:
+    thief = world.directory.with_name("copy")
+    async with world.identity(world.token()) as identity:
+        shutil.copytree(world.directory / DIRECTORY, thief / DIRECTORY)
+        thief.chmod(0o700)
+        async with world.identity(directory=thief) as other:
+            await other.renew()
+            found = await error_of(identity.leave())
+    assert peek(world.directory) is not None
+    return found
 
 
 @case

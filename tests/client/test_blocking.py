@@ -14,7 +14,7 @@ import pytest
 
 import mezite.client
 from mezite.core.request import TokenText
-from mezite.errors import Refused
+from mezite.errors import Refused, UsageError
 
 
 @pytest.fixture
@@ -44,6 +44,11 @@ def test_joins_renews_and_tells_logging(
     assert "PRIVATE" not in caplog.text
     in_memory = mezite.client.join(auth_server=address, join_token=server["token"])
     assert in_memory.instance != first.instance
+    mezite.client.leave(tmp_path)
+    with pytest.raises(UsageError, match="there is no identity in"):
+        mezite.client.leave(tmp_path)
+    third = mezite.client.join(tmp_path, auth_server=address, join_token=server["token"])
+    assert (third.generation, third.instance != first.instance) == (1, True)
     strange = TokenText.from_random(bytes(22), TokenText.from_text(server["token"]).pin)
     with pytest.raises(Refused) as refused:
         mezite.client.join(auth_server=address, join_token=strange.to_text())

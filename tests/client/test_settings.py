@@ -72,12 +72,17 @@ def test_no_token_from_standard_input(tmp_path: Path) -> None:
         asyncio.run(identity.start())
 
 
-def test_blocking_join_refuses_where_a_loop_runs() -> None:
-    async def within() -> None:
+def test_blocking_calls_refuse_where_a_loop_runs(tmp_path: Path) -> None:
+    async def joins() -> None:
         mezite.client.join(auth_server="127.0.0.1:1", join_token="x")
 
+    async def leaves() -> None:
+        mezite.client.leave(tmp_path)
+
     with pytest.raises(UsageError, match=r"await mezite\.client\.aio\.join"):
-        asyncio.run(within())
+        asyncio.run(joins())
+    with pytest.raises(UsageError, match=r"await mezite\.client\.aio\.leave"):
+        asyncio.run(leaves())
 
 
 @pytest.mark.parametrize(("install", "which"), [

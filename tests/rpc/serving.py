@@ -80,6 +80,12 @@ class Servicer(IdentityServiceServicer):
             signed.body, context, lambda: self.auth.renew(messages.renew_request_from(signed.body), signed)
         )
 
+    async def Leave(self, request: Any, context: Any) -> Any:
+        signed = messages.signed_from(request)
+        return await self._answer(
+            signed.body, context, lambda: self.auth.leave(messages.leave_request_from(signed.body), signed)
+        )
+
     async def _answer(self, body: bytes, context: Any, use_case: Any) -> Any:
         self.bodies.append(body)
         if self.mode == "hang":
@@ -88,11 +94,11 @@ class Servicer(IdentityServiceServicer):
             await context.abort(grpc.StatusCode.INTERNAL, "oh\nno")
         if self.mode == "garbage":
             return pb.IssueResponse(server_time_unix_ms=-5)
-        outcome: Issued | Refused = use_case()
+        outcome: Issued | Refused | None = use_case()
         if isinstance(outcome, Refused):
             context.set_trailing_metadata(((REFUSAL_TRAILER, refusal_bytes(outcome)),))
             await context.abort(STATUS_OF[outcome.reason], str(outcome))
-        return messages.issued_message(outcome)
+        return pb.LeaveResponse() if outcome is None else messages.issued_message(outcome)
 
 
 @asynccontextmanager
