@@ -38,7 +38,10 @@ def nodes_ls(asking: Asking, limit: int | None, after: str | None) -> None:
 
 @click.group(cls=Group)
 def ca() -> None:
-    """Certificate authorities: what SSH servers and clients trust."""
+    """Certificate authorities: what SSH servers and clients trust.
+
+    Which there are is in `mezctl status`.
+    """
 
 
 @ca.command("export")
