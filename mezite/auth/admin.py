@@ -9,7 +9,6 @@ changed anything.  Who may call them is the socket's business.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
@@ -30,7 +29,7 @@ from mezite.core.audit import AuditEvent, EventType
 from mezite.core.model import Lock, Node
 from mezite.core.roles import Role
 from mezite.core.serials import serial_floor
-from mezite.errors import Conflict, InvalidInput, NotFound
+from mezite.errors import Conflict, InvalidInput, NotFound, did_you_mean
 from mezite.storage.interface import MAX_PAGE as MAX_PAGE
 from mezite.storage.interface import Page, StoredAuthority, Transaction
 from mezite.storage.interface import StoredEvent as StoredEvent
@@ -157,8 +156,7 @@ def list_events(
     """Newest first."""
     known = [event.event_name for event in EventType]
     if type_name is not None and type_name not in known:
-        near = difflib.get_close_matches(type_name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
+        hint = did_you_mean(type_name, sorted(known), "known")
         raise InvalidInput(f"there is no event type {type_name!r}; {hint}", "type")
     return tx.list_events(before=before, limit=limit, type_name=type_name, resource_name=resource)
 
