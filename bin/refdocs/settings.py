@@ -52,11 +52,11 @@ class Recording(Section):
         self.log.setdefault(self._name(key), Seen("mapping", ""))
         return Recording(below.values, below.source, below.path, self.log)
 
-    def known(self, keys: Sequence[str]) -> None:
+    def known(self, keys: Sequence[str], also: Sequence[str] = ()) -> None:
         for key in keys:
             # In the order that the code knows them, asked for or not.
             self.log.setdefault(self._name(key), Seen("", ""))
-        super().known(keys)
+        super().known(keys, also)
 
     def _first(self, key: str, kind: str, default: object, allowed: str = "") -> None:
         seen = self.log.get(self._name(key))
