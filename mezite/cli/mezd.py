@@ -17,6 +17,7 @@ import click
 import mezite
 from mezite.cli import failures
 from mezite.cli.completion_command import completion
+from mezite.cli.mezd_doctor import doctor
 from mezite.cli.program import FORMATS, Program, directories, files
 from mezite.config import daemon, paths
 from mezite.errors import MeziteError
@@ -36,21 +37,7 @@ def main() -> None:
     """Machine identity for SSH: joins, holds a short-lived certificate, and keeps renewing it."""
 
 
-class _Identity(click.Group):
-    """A daemon loads no `doctor`."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), "doctor"])
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name == "doctor":
-            from mezite.cli.mezd_doctor import doctor
-
-            return doctor
-        return super().get_command(ctx, cmd_name)
-
-
-@main.group(cls=_Identity)
+@main.group()
 def identity() -> None:
     """The identity of this machine."""
 
@@ -161,6 +148,7 @@ def leave(**flags: Any) -> None:
         state_file.release()
 
 
+identity.add_command(doctor)
 main.add_command(completion)
 
 
