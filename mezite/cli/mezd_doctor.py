@@ -12,6 +12,7 @@ from mezite.cli import failures, output
 from mezite.cli.helping import Command
 from mezite.cli.program import FORMATS, directories, files
 from mezite.config import daemon
+from mezite.core.model import host_port
 from mezite.errors import MeziteError, Unreachable
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ async def _ask(
     from mezite.rpc.client import AuthClient, ServerTrust, pinned_ca
 
     host, port = address
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    where = host_port(host, port)
     try:
         if trust is None and pin is not None:
             trust = ServerTrust.from_cas([await pinned_ca(host, port, pin, timedelta(seconds=10))])

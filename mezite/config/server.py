@@ -15,7 +15,7 @@ from mezite.config.limits import limits_from
 from mezite.config.reading import Section, read_yaml, split_address
 from mezite.core.admission import Limits
 from mezite.core.duration import format_duration
-from mezite.core.model import check_login, check_name
+from mezite.core.model import check_login, check_name, host_port
 from mezite.discreet import Discreet
 from mezite.errors import InvalidInput, UsageError
 
@@ -170,7 +170,7 @@ class ServerConfig(Discreet, frozen=True):
 def _reachable(listen_host: str, port: int, host_name: str) -> str:
     """What to print for clients: the host's name where we listen on every address."""
     host = host_name if listen_host in ("0.0.0.0", "::") else listen_host
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return host_port(host, port)
 
 
 def _audit_keep(audit: Section) -> timedelta | None:

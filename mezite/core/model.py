@@ -256,6 +256,11 @@ class Identity(Struct, frozen=True):
     source_address: tuple[str, ...] = ()
 
 
+def host_port(host: str, port: int) -> str:
+    """``host:port``, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class Node(Struct, frozen=True):
     """An SSH node that the cluster knows, as `msh` and ssh_config reach it."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mezite.config.daemon import DaemonConfig, split_address
+from mezite.core.model import host_port
 from mezite.core.request import TokenText
 from mezite.errors import StateFailure, UsageError
 from mezite.identity.records import Durable, Held, Wanted
@@ -86,8 +87,7 @@ def end_identity(config: DaemonConfig, durable: Durable, state: Keeps) -> Corout
 
     if durable.held is None:
         raise no_identity(config)
-    servers = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-               for host, port in addresses_for(config, durable)]
+    servers = [host_port(host, port) for host, port in addresses_for(config, durable)]
     given, known = given_trust(config), ServerTrust.from_der(durable.held.trust.server_cas)
     return leave(durable, state, servers, [one for one in (given, known) if one is not None])
 

@@ -10,6 +10,7 @@ from typing import Protocol
 from msgspec import Struct
 from twisted.internet.defer import Deferred
 
+from mezite.core.model import host_port
 from mezite.core.request import Issued, JoinRequest, RenewRequest, Trust
 from mezite.errors import UntrustedServer
 from mezite.rpc.client import AuthClient, ServerTrust, Sign, pinned_ca
@@ -63,7 +64,7 @@ class GrpcRemote:
         ca: ServerTrust | None = None,
         ca_pin: str | None = None,
     ) -> None:
-        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.address = host_port(host, port)
         self._loop = loop
         self._host, self._port = host, port
         self._ca, self._ca_pin = ca, ca_pin

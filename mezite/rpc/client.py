@@ -51,7 +51,6 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_receive_message_length", 1024 * 1024),
 )
 
-_SERVICE = pb.DESCRIPTOR.services_by_name["IdentityService"].full_name
 _Answer = TypeVar("_Answer", bound=Message)
 
 
@@ -179,7 +178,7 @@ class AuthClient:
 
     async def _call(self, method: str, request: Message, kind: type[_Answer]) -> _Answer:
         # The generated stub would bring the server's half with it.
-        path, serialized = f"/{_SERVICE}/{method}", type(request).SerializeToString
+        path, serialized = f"/{messages.SERVICE_NAME}/{method}", type(request).SerializeToString
         call = self._channel.unary_unary(path, serialized, kind.FromString)
         try:
             return await call(request, timeout=self._seconds)

@@ -21,6 +21,7 @@ from OpenSSL import SSL
 
 from mezite.certs.x509 import find_pinned
 from mezite.core.audit import plain
+from mezite.core.model import host_port
 from mezite.errors import NoAnswer, Unreachable
 
 _NEXT_ADDRESS_AFTER_S = 0.25
@@ -96,7 +97,7 @@ async def fetch_chain(host: str, port: int, within: timedelta) -> list[x509.Cert
     Nothing is verified.  Raises :class:`Unreachable` when no TLS 1.3 handshake
     was completed within *within*.
     """
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    where = host_port(host, port)
     seconds = within.total_seconds()
     try:
         async with asyncio.timeout(seconds):

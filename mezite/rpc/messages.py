@@ -10,7 +10,7 @@ from uuid import UUID
 from google.protobuf.message import DecodeError
 
 from mezite.core.audit import plain
-from mezite.core.model import Node
+from mezite.core.model import Node, host_port
 from mezite.core.request import (
     MAX_BLOB,
     MAX_KEY_ROLES,
@@ -28,6 +28,7 @@ from mezite.core.request import (
 from mezite.errors import InvalidInput
 from mezite.proto.mezite.v1 import identity_pb2 as pb
 
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["IdentityService"].full_name
 MAX_GENERATION = 2**63 - 1
 _MAX_WISH_S = MAX_WISH // timedelta(seconds=1)
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -245,10 +246,7 @@ def trust_from(message: pb.Trust) -> Trust:
         host_cas=tuple(message.host_cas),
         user_cas=tuple(message.user_cas),
         server_cas=tuple(message.server_cas),
-        nodes=tuple(
-            Node(node.name, f"[{node.host}]:{node.port}" if ":" in node.host else f"{node.host}:{node.port}")
-            for node in message.nodes
-        ),
+        nodes=tuple(Node(node.name, host_port(node.host, node.port)) for node in message.nodes),
     )
 
 

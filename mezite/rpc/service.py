@@ -19,15 +19,14 @@ from twisted.logger import Logger
 
 from mezite.errors import Conflict
 from mezite.metering import RequestMeter
-from mezite.proto.mezite.v1 import identity_pb2
 from mezite.proto.mezite.v1.identity_pb2_grpc import add_IdentityServiceServicer_to_server
 from mezite.rpc.auth_api import AuthApi
 from mezite.rpc.health import Health
+from mezite.rpc.messages import SERVICE_NAME
 from mezite.rpc.policy import Gate
 
 _log = Logger()
 
-SERVICE_NAME = identity_pb2.DESCRIPTOR.services_by_name["IdentityService"].full_name
 MAX_MESSAGE = 64 * 1024
 """Bytes; a renewal with one SSH key has about 1,200."""
 
