@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -93,12 +92,8 @@ def _details(event: Any) -> str:
 
 def _fact(key: str, value: Any) -> str:
     name = key.removesuffix("_unix")
-    if name == key or not isinstance(value, int):
-        return f"{key}={value}"
-    try:
-        return f"{name}={datetime.fromtimestamp(value, UTC):%Y-%m-%dT%H:%M:%SZ}"
-    except (ValueError, OverflowError, OSError):
-        return f"{key}={value}"
+    at = output.utc(value) if name != key and isinstance(value, int) else None
+    return f"{key}={value}" if at is None else f"{name}={at}"
 
 
 def following(

@@ -158,12 +158,7 @@ def _option(data: bytes) -> str:
 
 def _time(unix: int) -> str | None:
     """``None`` for what no calendar holds: always, for ever."""
-    if unix in (0, _FOREVER):
-        return None
-    try:
-        return f"{datetime.fromtimestamp(unix, UTC):%Y-%m-%dT%H:%M:%SZ}"
-    except (ValueError, OverflowError, OSError):
-        return None
+    return None if unix in (0, _FOREVER) else output.utc(unix)
 
 
 def _state(after: int, before: int, now: datetime) -> str:

@@ -194,6 +194,7 @@ def _serve(
     asyncio.set_event_loop(loop)
     asyncioreactor.install(loop)
     from twisted.internet import reactor as installed
+    from twisted.logger import Logger
 
     from mezite.cli.mezd_outputs import told_of
     from mezite.config.outputs import FIRST
@@ -201,6 +202,7 @@ def _serve(
     from mezite.identity.events import Finish
     from mezite.identity.given import options_for, remote_for
     from mezite.identity.logs import begin_logging
+    from mezite.identity.report import tell_damage
     from mezite.identity.service import Clocks, IdentityService
     from mezite.supervision import ServiceManager
 
@@ -216,7 +218,7 @@ def _serve(
     else:
         begin_logging(sys.stderr)
     if state_file.damaged:
-        _warn_of_damage(state_file.damaged)
+        tell_damage(Logger("mezite.identity"), state_file.damaged)
     remote = remote_for(config, addresses, loop)
     clocks = Clocks.of_system()
     for directory in parts.directories.values():
@@ -312,15 +314,6 @@ def _report(config: daemon.DaemonConfig, error: MeziteError) -> int:
         {"code": error.code, "exit_code": code},
     ))
     return code
-
-
-def _warn_of_damage(damaged: str) -> None:
-    from twisted.logger import Logger
-
-    Logger("mezite.identity").warn(
-        "passed over a damaged copy of the state ({damaged}); going on from the other one",
-        event="identity.state_damaged", damaged=damaged
-    )
 
 
 def _note_last(destination: Path) -> None:

@@ -34,6 +34,14 @@ class When(NamedTuple):
     text: object
 
 
+def utc(unix: int) -> str | None:
+    """Seconds since the epoch as answers tell times; ``None`` for what no calendar holds."""
+    try:
+        return f"{datetime.fromtimestamp(unix, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
 def write(answer: object, format: str) -> None:
     """*answer* in a format for programs, ``json`` or ``yaml``: the same object in both."""
     if format == "yaml":
@@ -117,8 +125,9 @@ def table(
     if len(lines) > 1 and any(isinstance(value, When) for values in cells for value in values):
         now = datetime.now(UTC)
         shorter = [heading, *([_cell(_about(value, now)) for value in values] for values in cells)]
-        if len(_folded(shorter, room)) == 1:
-            rows, lines = shorter, _folded(shorter, room)
+        fewer = _folded(shorter, room)
+        if len(fewer) == 1:
+            rows, lines = shorter, fewer
     if len(lines) > 1 and narrow is not None:
         for record in found:
             narrow(record)

@@ -24,7 +24,7 @@ from mezite.client.credential import Credential
 from mezite.config import daemon
 from mezite.core.duration import format_duration
 from mezite.errors import MeziteError, NoAnswer, Unreachable, UsageError
-from mezite.identity import readiness
+from mezite.identity import readiness, report
 from mezite.identity.destination import Directory
 from mezite.identity.events import Finish
 from mezite.identity.given import (
@@ -252,10 +252,7 @@ class Keeper:
             self._state.release()
             raise
         if self._state.damaged:
-            self._log.warn(
-                "passed over a damaged copy of the state ({damaged}); going on from the other one",
-                event="identity.state_damaged", damaged=self._state.damaged,
-            )
+            report.tell_damage(self._log, self._state.damaged)
         self._service = service
         self._up = self._futures.create_future()
         service.ended.addCallback(self._over)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from twisted.logger import Logger
+
 from mezite.certs import keys, ssh
 from mezite.certs.wire import Reader
 from mezite.core import template
@@ -15,6 +17,15 @@ from mezite.identity.events import Moment, Skew
 from mezite.identity.outputs import AGENT, AGENT_SOCKET, FILES
 from mezite.identity.records import Held
 from mezite.identity.states import Phase, State
+
+
+def tell_damage(log: Logger, damaged: str) -> None:
+    """That a copy of the state, *damaged* as it says, was passed over."""
+    log.warn(
+        "passed over a damaged copy of the state ({damaged}); going on from the other one",
+        event="identity.state_damaged", damaged=damaged,
+    )
+
 
 _REMEDIES: dict[Reason, str] = {
     Reason.LOCKED: "an operator has locked it; it goes on by itself once unlocked",

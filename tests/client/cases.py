@@ -96,6 +96,16 @@ async def error_of(awaitable: Awaitable[object]) -> list[str]:
     return ["no error", ""]
 
 
+async def cancel(waiting: Any) -> str:
+    """The name of what the cancelled one ends with."""
+    waiting.cancel()
+    try:
+        await waiting
+    except BaseException as error:
+        return type(error).__name__
+    raise AssertionError("it was cancelled, and ended well")
+
+
 @case
 async def joins_and_gives_a_credential_that_is_good(world: World) -> object:
     async with world.identity(world.token()) as identity:
@@ -217,11 +227,7 @@ async def a_cancelled_start_leaves_nothing(world: World) -> object:
     if FACE == "asyncio":
         starting = asyncio.ensure_future(starting)
         await asyncio.sleep(0)
-    starting.cancel()
-    try:
-        await starting
-    except BaseException as error:
-        cancelled = type(error).__name__
+    cancelled = await cancel(starting)
     world.servicer.mode = ""
     async with world.identity(token) as identity:
         return [cancelled, identity.current.generation]
@@ -399,11 +405,7 @@ async def a_cancelled_leave_leaves_no_lock(world: World) -> object:
             leaving = asyncio.ensure_future(leaving)
         while len(world.servicer.bodies) == 1:
             await world.passing()
-        leaving.cancel()
-        try:
-            await leaving
-        except BaseException as error:
-            cancelled = type(error).__name__
+        cancelled = await cancel(leaving)
         world.servicer.mode = ""
         await face.leave(world.directory)
     return [cancelled, len(world.auth.events("instance.left"))]
