@@ -80,6 +80,8 @@ class Wire:
     """Connections to a cluster's server; :meth:`run` is the way in from a test."""
 
     def __init__(self, port: int, ca_pem: bytes, connections: int = CONNECTIONS) -> None:
+        self.turned_away = 0
+        """Answers that told to come again later."""
         options = [
             ("grpc.ssl_target_name_override", "auth.mezite.internal"), ("grpc.enable_retries", 0),
             ("grpc.use_local_subchannel_pool", 1),
@@ -130,6 +132,7 @@ class Wire:
             while True:
                 answer = await self.send(questions[number], asked[number], number)
                 wait = answer.retry_after_ms / 1000 if isinstance(answer, Refused) else 0
+                self.turned_away += wait > 0
                 if isinstance(answer, Unreachable):
                     wait = 1  # more than 1,000 that it has not looked at yet grpc turns away by lot
                 if not wait or asyncio.get_running_loop().time() + wait > deadline:
