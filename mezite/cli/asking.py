@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +10,7 @@ import click
 
 from mezite.admin import client
 from mezite.cli import helping, output
-from mezite.cli.program import FORMATS, Program
+from mezite.cli.program import FORMATS
 
 PROGRAM = "mezctl"
 _SERVER_REMEDY = (
@@ -147,35 +146,3 @@ class Command(helping.Command):
 
 class Group(helping.Group):
     command_class = Command
-
-
-class LazyProgram(Program, Group):
-    """The top group: its commands are imported when they are asked for."""
-
-    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.lazy = lazy
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.lazy)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.lazy:
-            return None
-        module = importlib.import_module(self.lazy[cmd_name][0])
-        command: click.Command = getattr(module, cmd_name)
-        return command
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
-        """The commands, without importing them, and the options."""
-        from click.shell_completion import CompletionItem
-
-        found = [
-            CompletionItem(name, help=told) for name, (_, told) in self.lazy.items()
-            if name.startswith(incomplete)
-        ]
-        return found + click.Command.shell_complete(self, ctx, incomplete)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, told) for name, (_, told) in self.lazy.items()])

@@ -9,8 +9,8 @@ from __future__ import annotations
 import click
 
 from mezite import __version__
-from mezite.cli.asking import PROGRAM, Asking, LazyProgram
-from mezite.cli.program import FORMATS, files
+from mezite.cli.asking import PROGRAM, Asking
+from mezite.cli.program import FORMATS, LazyProgram, files
 
 _COMMANDS = {
     "status": ("mezite.cli.ctl_status", "How the server is, and what in it wants your eye."),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from mezite.cli import failures
-from mezite.cli.helping import Group
+from mezite.cli.helping import Group, LazyGroup
 from mezite.errors import MeziteError, UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +53,10 @@ class Program(Group):
         except (click.Abort, KeyboardInterrupt):
             code = 130
         sys.exit(code)
+
+
+class LazyProgram(Program, LazyGroup):
+    """Whose commands are imported when they are asked for."""
 
 
 def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -8,6 +8,7 @@ import click
 import pytest
 
 from mezite.cli import mezd, msh
+from mezite.cli.helping import Group, LazyGroup
 from mezite.cli.mezctl import mezctl
 
 PROGRAMS: dict[str, click.Command] = {"mezctl": mezctl, "mezd": mezd.main, "msh": msh.main}
@@ -44,3 +45,12 @@ def test_it_fits_and_nothing_in_it_is_cut_off_or_broken(path: str) -> None:
 
 def test_all_of_them_are_looked_at() -> None:
     assert {"mezctl bots rotate-token", "mezd identity doctor", "msh ssh", "mezd completion"} <= set(CONTEXTS)
+
+
+@pytest.mark.parametrize("path", ["mezd", "mezd identity"])
+def test_what_is_told_of_a_command_not_loaded_yet_is_its_own_first_sentence(path: str) -> None:
+    # mezctl's list has shorter words of its own.
+    context = CONTEXTS[path]
+    group = context.command
+    assert isinstance(group, LazyGroup)
+    assert group.told(context) == Group.told(group, context)

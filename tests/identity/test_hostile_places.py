@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mezite.cli.mezd import _note_last
+from mezite.cli.mezd_start import _note_last
 from mezite.config import paths
 from mezite.errors import StateFailure, UsageError
 from mezite.identity.destination import Directory

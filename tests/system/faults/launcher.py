@@ -129,7 +129,8 @@ def _main(program: str) -> None:
 
 def _preload(program: str) -> None:
     """Modules only: no reactor, no loop and nothing of gRPC's may be made before the fork."""
-    import mezite.cli.mezd
+    import mezite.cli.mezd_outputs
+    import mezite.cli.mezd_start
     import mezite.identity.control
     import mezite.identity.destination
     import mezite.identity.remote
