@@ -16,7 +16,7 @@ import mezite
 PACKAGE = Path(mezite.__file__).parent
 ROOT = PACKAGE.parent
 
-EVERYBODYS = ("mezite.discreet", "mezite.errors", "mezite.__version__")
+EVERYBODYS = ("mezite.discreet", "mezite.errors", "mezite.parts", "mezite.__version__")
 
 # Which of our own packages a package may import besides itself and those; longest name first decides.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "mezite.errors": (),
     "mezite.database": ("mezite.config.database", "mezite.core", "mezite.storage"),
     "mezite.lockfile": (),
+    "mezite.parts": (),
     "mezite.logs": (),
     "mezite.diagnostics": (),
     "mezite.places": ("mezite.certs",),
@@ -54,9 +55,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "mezite.identity.given": ("mezite.config.daemon", "mezite.core", "mezite.identity", "mezite.rpc.client"),
     "mezite.client.conch": ("mezite.certs", "mezite.client.credential", "mezite.ssh.client"),
     "mezite.client": ("mezite.config.daemon", "mezite.core", "mezite.certs", "mezite.identity"),
-    "mezite.cli.mezd": ("mezite.config", "mezite.cli", "mezite.identity", "mezite.agent", "mezite.rpc.client",
-                        "mezite.core", "mezite.daemon_metrics", "mezite.diagnostics", "mezite.logs",
-                        "mezite.supervision"),
+    "mezite.cli.mezd_start": ("mezite.config", "mezite.cli", "mezite.core", "mezite.daemon_metrics",
+                              "mezite.diagnostics", "mezite.identity", "mezite.logs", "mezite.supervision"),
+    "mezite.cli.mezd_leave": ("mezite.config", "mezite.cli", "mezite.identity"),
     "mezite.cli.ctl_certs": ("mezite.certs", "mezite.cli"),
     "mezite.cli.mezd_doctor": ("mezite.config", "mezite.cli", "mezite.core", "mezite.identity",
                                "mezite.rpc.client", "mezite.admin.client"),
@@ -91,6 +92,7 @@ NEVER: dict[str, tuple[str, ...]] = {
     "mezite.auth": ("twisted", "grpc", "sqlite3", "os", "time", "random", "socket", "threading", "asyncio"),
     "mezite.admin.client": ("twisted", "grpc", "cryptography", "yaml"),
     "mezite.cli.mezctl": ("twisted", "grpc", "cryptography"),
+    "mezite.cli.mezd": ("twisted", "grpc", "cryptography"),
     "mezite.cli.msh": ("twisted", "grpc", "cryptography", "yaml"),
     "mezite.identity.machine": ("twisted", "grpc", "os", "time", "random", "socket", "asyncio"),
 }

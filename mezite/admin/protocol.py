@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
@@ -20,6 +19,7 @@ from mezite.admin import socketfile
 from mezite.admin.caller import Allowed, Caller, group_id
 from mezite.admin.connection import IDLE_SECONDS, MAX_CONNECTIONS, Connections, Method
 from mezite.admin.listener import Listener
+from mezite.parts import Service
 
 __all__ = ["Caller", "Method", "SocketService"]
 

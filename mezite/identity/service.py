@@ -12,7 +12,6 @@ from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
-from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -70,6 +69,7 @@ from mezite.identity.state import Keeps
 from mezite.identity.states import Options, Phase, State
 from mezite.identity.supervised import Supervised
 from mezite.metering import OK, RequestMeter
+from mezite.parts import Service
 from mezite.supervision import ServiceManager
 
 TICK = timedelta(milliseconds=500)
