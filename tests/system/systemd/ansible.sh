@@ -9,11 +9,12 @@ value() { systemctl show --property="$2" --value "$1"; }
 certs=/var/lib/mezite/identity/certs
 log_in() { ssh -F $certs/ssh_config deploy@web-server-01 whoami 2>&1; }
 wait_until() { for _ in $(seq 600); do if eval "$1"; then return 0; fi; sleep 0.1; done; return 1; }
-# As it is typed, but for the way there: this machine is all of the inventory's.
+# As it is typed, by ssh as somebody who may become root; this machine is all of the inventory's.
 play() {  # NAME ARGUMENTS…
   name=$1; shift
-  (cd /payload/docs/examples/ansible && ansible-playbook --connection=local -e ansible_python_interpreter=/usr/bin/python3 \
-    -e mezite_mezctl=/payload/control/bin/mezctl mezd.yaml "$@") > "/payload/play-$name.log" 2>&1
+  (cd /payload/docs/examples/ansible && ansible-playbook --user=admin --private-key=$HOME/key \
+    -e ansible_python_interpreter=/usr/bin/python3 -e mezite_mezctl=/payload/control/bin/mezctl mezd.yaml "$@") \
+    > "/payload/play-$name.log" 2>&1
   say "$name" "$? $(sed -n 's/^collector-01 *: *//p' "/payload/play-$name.log" | grep -oE '(changed|failed)=[0-9]+' | tr '\n' ' ' | sed 's/ $//')"
 }
 
@@ -21,8 +22,18 @@ say booted yes
 # Nothing can be fetched here: the lists of packages are as new as they get.
 touch /var/lib/apt/lists /var/lib/apt/periodic/update-success-stamp
 printf '[global]\nno-index = true\nfind-links = /payload/wheels\n' > /etc/pip.conf
+rm -rf /root/.config/pip /root/.pip
 echo '127.0.0.1 mezite.example.com auth-2.example.com collector-01 web-server-01' >> /etc/hosts
 useradd --create-home deploy
+useradd --create-home --shell=/bin/sh --password='*' admin
+echo 'admin ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/admin
+ssh-keygen -q -t ed25519 -N '' -f $HOME/key
+install -D -o admin -m 600 $HOME/key.pub /home/admin/.ssh/authorized_keys
+chown admin /home/admin/.ssh
+ssh-keygen -q -t ed25519 -N '' -f $HOME/host_key
+echo "* $(cut -d' ' -f1,2 $HOME/host_key.pub)" > /etc/ssh/ssh_known_hosts
+mkdir -p /run/sshd
+systemd-run --quiet --unit=ways-in /usr/sbin/sshd -D -e -f /dev/null -h $HOME/host_key -o Subsystem='sftp internal-sftp'
 mkdir /etc/mezite-auth
 cat > /etc/mezite-auth/mezite.yaml <<END
 cluster_name: example

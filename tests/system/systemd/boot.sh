@@ -56,6 +56,9 @@ mount --bind "$work/payload/opt" "$root/opt/mezite"
 touch "$work/payload/console" "$root/dev/console"
 mount --bind "$work/payload/console" "$root/dev/console"
 
+# A Mezite of the machine outside is not of this one; an overlay could not move its state either.
+rm -rf "$root/etc/mezite" "$root/var/lib/mezite" "$root/var/lib/private/mezite"
+
 units=$root/etc/systemd/system
 for unit in systemd-sysctl systemd-modules-load systemd-udevd systemd-udev-trigger systemd-random-seed systemd-binfmt \
   systemd-timesyncd systemd-networkd systemd-update-utmp systemd-tmpfiles-clean; do
