@@ -1,4 +1,4 @@
-"""The agent protocol (draft-ietf-sshm-ssh-agent) on Conch's server, with two requests.
+"""The agent protocol (draft-ietf-sshm-ssh-agent) on Conch's server, with three requests.
 
 Conch's own ``SSHAgentServer`` reads messages of any length, ends by an exception
 on what it does not know, lets clients add and remove keys, and signs whatever it
@@ -19,6 +19,7 @@ from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
 
 from mezite.admin.caller import Allowed, Caller, caller_of
+from mezite.agent.binding import SESSION_BIND, Binding, check_binding, check_bound, read_binding
 from mezite.agent.identities import Identities
 from mezite.agent.userauth import check_login, signature_algorithm
 from mezite.certs import keys, wire
@@ -28,11 +29,12 @@ from mezite.errors import CertificateRejected
 
 CONCH_NAMES: dict[Any, tuple[str, ...]] = {
     agent.SSHAgentServer: ("dataReceived", "sendResponse"),
-    agent: ("AGENT_FAILURE", "AGENT_IDENTITIES_ANSWER", "AGENT_SIGN_RESPONSE",
+    agent: ("AGENT_FAILURE", "AGENT_IDENTITIES_ANSWER", "AGENT_SIGN_RESPONSE", "AGENT_SUCCESS",
             "AGENTC_REQUEST_IDENTITIES", "AGENTC_SIGN_REQUEST"),
 }
 """What of Conch is used or replaced here; a test looks whether it is still there."""
 
+AGENTC_EXTENSION = 27
 MAX_MESSAGE = 256 * 1024
 """As OpenSSH's agent has it."""
 MESSAGE_SECONDS = 30
@@ -41,7 +43,7 @@ IDLE_SECONDS = 600
 """What a connection may be silent between messages: ssh keeps one while somebody types a password."""
 MAX_CONNECTIONS = 512
 TELL_SECONDS = 10
-"""Refusals are told at most so often: a client may ask again and again."""
+"""Refusals of a kind are told at most so often: a client may ask again and again."""
 
 
 class AgentConnection(agent.SSHAgentServer, TimeoutMixin):
@@ -57,6 +59,9 @@ class AgentConnection(agent.SSHAgentServer, TimeoutMixin):
         self._choked = False
         self._closing = False
         self._busy = False
+        self._binding: Binding | None = None
+        self._is_ours = True
+        """As far as is known: whoever asks is on this machine."""
         self.caller: Caller | None = None
 
     # Twisted's part.
@@ -169,16 +174,37 @@ class AgentConnection(agent.SSHAgentServer, TimeoutMixin):
         return True
 
     def _answer(self, number: int, content: bytes) -> tuple[int, bytes]:
-        """Nothing can be added, removed, locked, or bound to a session: only these two are answered."""
+        """Nothing can be added, removed or locked: only these are answered."""
         if number == agent.AGENTC_REQUEST_IDENTITIES and not content:
             return agent.AGENT_IDENTITIES_ANSWER, self._list()
         if number == agent.AGENTC_SIGN_REQUEST:
             return agent.AGENT_SIGN_RESPONSE, wire.string(self._sign(content))
+        if number == AGENTC_EXTENSION:
+            reader = Reader(content, "extension")
+            if reader.string() == SESSION_BIND:
+                self._bind(reader.rest())
+                return agent.AGENT_SUCCESS, b""
         return agent.AGENT_FAILURE, b""
+
+    def _bind(self, content: bytes) -> None:
+        try:
+            binding = read_binding(content)
+        except CertificateRejected:
+            self._is_ours = False  # it may have said so
+            raise
+        if binding.is_forwarding:
+            # Whoever says so says it of himself, so it needs no proof, and it is not taken back.
+            self._is_ours = False
+            self.factory.tell("{caller}, process {pid}, forwards it to another host: nothing is signed there",
+                              caller=self.caller, pid=self.caller.pid if self.caller else None)
+        check_binding(binding)
+        if self._binding not in (None, binding):
+            raise CertificateRejected("malformed", "this connection is bound to another session already")
+        self._binding = binding
 
     def _list(self) -> bytes:
         identity = self.factory.identities.listed
-        if identity is None:
+        if identity is None or not self._is_ours:
             return wire.u32(0)
         return wire.u32(1) + wire.string(identity.certificate.blob) + wire.text(identity.comment)
 
@@ -190,7 +216,11 @@ class AgentConnection(agent.SSHAgentServer, TimeoutMixin):
         if identity is None:
             raise reader.malformed("it is for a key that is not here")
         algorithm = signature_algorithm(identity.certificate, flags)
-        check_login(data, identity.certificate, algorithm)
+        login = check_login(data, identity.certificate, algorithm)
+        if not self._is_ours:
+            raise CertificateRejected("malformed", f"a login as {login.user}, asked for by another host")
+        if self._binding is not None:
+            check_bound(login, self._binding)
         self.factory.signed += 1
         return keys.sign(identity.key, data, algorithm)
 
@@ -225,13 +255,13 @@ class AgentConnections(Factory):
         self.open: set[AgentConnection] = set()
         self.signed = 0
         self.refused = 0
-        self._told: timedelta | None = None
+        self._told: dict[str, timedelta] = {}
 
     def tell(self, format: str, **fields: object) -> None:
-        """A line in the log, unless there was one just before."""
-        now = self.now()
-        if self._told is None or now - self._told >= timedelta(seconds=TELL_SECONDS):
-            self._told = now
+        """A line in the log, unless there was one of the same kind just before."""
+        now, before = self.now(), self._told.get(format)
+        if before is None or now - before >= timedelta(seconds=TELL_SECONDS):
+            self._told[format] = now
             self._log.warn("agent: " + format, event="agent.refused", **fields)
 
     def close_all(self) -> None:

@@ -6,6 +6,8 @@ message of another protocol) would be good for something that nobody granted.
 
 from __future__ import annotations
 
+from msgspec import Struct
+
 from mezite.certs import keys
 from mezite.certs.ssh import SUFFIX, Certificate
 from mezite.certs.wire import Reader
@@ -25,6 +27,15 @@ _HOSTBOUND = b"publickey-hostbound-v00@openssh.com"
 _RSA = {RSA_SHA2_256: b"rsa-sha2-256", RSA_SHA2_512: b"rsa-sha2-512"}
 
 
+class Login(Struct, frozen=True):
+    """What a userauth request that is to be signed says."""
+
+    user: str
+    session_id: bytes
+    host_key: bytes | None
+    """Of the server, by the method that names it; a plain key's blob or a certificate's."""
+
+
 def signature_algorithm(certificate: Certificate, flags: int) -> bytes:
     """The type of the signature that *flags* ask for.
 
@@ -40,7 +51,7 @@ def signature_algorithm(certificate: Certificate, flags: int) -> bytes:
     return _RSA[flags]
 
 
-def check_login(data: bytes, certificate: Certificate, algorithm: bytes) -> str:
+def check_login(data: bytes, certificate: Certificate, algorithm: bytes) -> Login:
     """Returns the login, when *data* is what a client signs to log in with *certificate*.
 
     RFC 4252 section 7, and OpenSSH's PROTOCOL section 2.10 for the method that
@@ -48,7 +59,7 @@ def check_login(data: bytes, certificate: Certificate, algorithm: bytes) -> str:
     service, method, TRUE, algorithm, key, nothing behind it.  Raises
     :class:`CertificateRejected` for anything else.
 
-    Not checked: whose session it is.
+    Not checked: whose session it is (``binding.check_bound``).
     """
     reader = Reader(data, "login request")
     session_id = reader.string(MAX_SESSION_ID)
@@ -68,10 +79,12 @@ def check_login(data: bytes, certificate: Certificate, algorithm: bytes) -> str:
         raise reader.malformed("its algorithm is not that of the signature")
     if reader.string() != certificate.blob:
         raise reader.malformed("it is for another key")
+    host_key = None
     if method == _HOSTBOUND:
-        Reader(reader.string(), "host key").string(64)
+        host_key = reader.string()
+        Reader(host_key, "host key").string(64)
     reader.finish()
-    return user.decode("utf-8", "backslashreplace")
+    return Login(user.decode("utf-8", "backslashreplace"), session_id, host_key)
 
 
 def _refused(why: str) -> CertificateRejected:

@@ -6,10 +6,11 @@ from functools import cache
 
 from mezite.agent.identities import AgentIdentity
 from mezite.certs import keys, ssh, wire
-from mezite.core.template import USER, CertificateTemplate
+from mezite.core.template import HOST, USER, CertificateTemplate
 
 SESSION = bytes(range(32))
-HOST_KEY = keys.public_blob(keys.generate_ca_key())
+_HOST = keys.generate_ca_key()
+HOST_KEY = keys.public_blob(_HOST)
 
 
 @cache
@@ -62,6 +63,24 @@ def login_request(
 def sign_request(blob: bytes, data: bytes, flags: int = 0) -> bytes:
     """A whole message of the agent protocol."""
     return message(13, wire.string(blob) + wire.string(data) + wire.u32(flags))
+
+
+def session_bind(
+    *, session: bytes = SESSION, host: keys.PrivateKey = _HOST, host_key: bytes | None = None,
+    signed: bytes | None = None, forwarding: int = 0, rest: bytes = b"",
+) -> bytes:
+    """A whole message, as ssh sends it when it has connected to the agent."""
+    signature = keys.sign(host, session if signed is None else signed)
+    blob = keys.public_blob(host) if host_key is None else host_key
+    said = b"".join(map(wire.string, (b"session-bind@openssh.com", blob, session, signature)))
+    return message(27, said + bytes([forwarding]) + rest)
+
+
+def host_certificate(host: keys.PrivateKey) -> bytes:
+    template = CertificateTemplate(
+        type=HOST, serial=1, key_id="h", principals=("h",), valid_after=0, valid_before=2**40
+    )
+    return ssh.build_certificate(template, keys.public_blob(host), ca(), b"n" * 32)
 
 
 def message(number: int, content: bytes = b"") -> bytes:

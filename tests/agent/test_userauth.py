@@ -16,7 +16,7 @@ HOSTBOUND = b"publickey-hostbound-v00@openssh.com"
 
 def check(data: bytes, kind: str = "ecdsa", flags: int = 0) -> str:
     certificate = identity(1, kind).certificate
-    return check_login(data, certificate, signature_algorithm(certificate, flags))
+    return check_login(data, certificate, signature_algorithm(certificate, flags)).user
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ssh.matrix.both import sshd_or_skip
 from tests.system.processes import (
     BIN,
     TIMEOUT,
@@ -85,6 +88,35 @@ def test_ssh_logs_in_with_nothing_but_the_agent(machine: MachineProcess) -> None
     done = run([*ssh_words(machine), "deploy@127.0.0.1", "echo in"], with_agent(machine))
     assert (done.code, done.out) == (0, "in\n"), done
     assert private_keys(machine) == []
+
+
+def test_ssh_binds_it_to_its_session(machine: MachineProcess) -> None:
+    done = run([*ssh_words(machine), "-v", "deploy@127.0.0.1", "true"], with_agent(machine))
+    assert done.code == 0, done
+    assert "bound agent to hostkey" in done.err or re.search(r"OpenSSH_([0-7]|8\.[0-8])", done.err), done
+
+
+def test_forwarded_to_a_host_it_is_good_for_nothing_there(
+    machine: MachineProcess, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """Somebody logs in to an sshd by a key of his own, with `ssh -A` and this agent."""
+    key = tmp_path / "own"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True, timeout=30)
+    there = [*ssh_words(machine), "deploy@127.0.0.1", "true"]
+    with sshd_or_skip(tmp_path_factory, AuthorizedKeysFile=key.with_suffix(".pub")) as sshd:
+        on_the_way = [
+            "ssh", "-F", "none", "-A", "-p", str(sshd.port), "-i", key, "-o", "IdentitiesOnly=yes",
+            "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+            f"{ME}@127.0.0.1",
+        ]
+        if run([*on_the_way, "true"], with_agent(machine)).code:
+            pytest.skip("this sshd lets nobody in")
+        words = f"ssh-add -l; echo $?; {shlex.join(there)}; echo $?"
+        done = run([*on_the_way, words], with_agent(machine))
+    assert done.out.splitlines() == ["The agent has no identities.", "1", "255"], done
+    assert "Permission denied" in done.err
+    assert "forwards it to another host" in (machine.home / "mezd.log").read_text()
+    assert run(there, with_agent(machine)).code == 0
 
 
 def test_its_configuration_and_msh_find_the_agent(machine: MachineProcess) -> None:
