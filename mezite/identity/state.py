@@ -116,17 +116,21 @@ class StateFile:
     def __init__(self, destination: Path) -> None:
         self.directory = destination / DIRECTORY
         private_directory(self.directory)
+        self._lock = self._locked()
+        self._paths = tuple(self.directory / name for name in SLOTS)
+        self._sequence = 0
+        self._older = 1
+        self._newest = Durable()
+        self.damaged: str = ""
+        """What was wrong with the slot that :meth:`load` passed over, if one was."""
+
+    def _locked(self) -> LockFile:
         try:
-            self._lock = LockFile(self.directory / LOCK, f"the destination {destination}")
+            return LockFile(self.directory / LOCK, f"the destination {self.directory.parent}")
         except Conflict as error:
             raise StateFailure(str(error)) from None
         except OSError as error:
             raise self._failure("cannot lock", error) from None
-        self._paths = tuple(self.directory / name for name in SLOTS)
-        self._sequence = 0
-        self._older = 1
-        self.damaged: str = ""
-        """What was wrong with the slot that :meth:`load` passed over, if one was."""
 
     def load(self) -> Durable:
         """The newest whole state; an empty one where there never was any."""
@@ -136,6 +140,25 @@ class StateFile:
             raise self._failure("cannot read", error) from None
 
     def _load(self) -> Durable:
+        found, missing, damaged = self._slots()
+        if damaged and not found:
+            raise StateFailure(
+                f"the state of this identity is damaged ({'; '.join(damaged)}); restore {self.directory} "
+                "from where it was, or remove it and join again with a new token"
+            )
+        self.damaged = "; ".join(damaged)
+        newest = max(found, key=lambda slot: slot.sequence, default=_Slot(0, 0, Durable()))
+        for path in missing:
+            # A slot comes to be whole, by a rename: one that is there was once valid.
+            try:
+                self._create(path, newest.durable)
+            except OSError as error:
+                raise self._failure("cannot make", error, path) from None
+        self._sequence, self._older, self._newest = newest.sequence, 1 - newest.number, newest.durable
+        return newest.durable
+
+    def _slots(self) -> tuple[list[_Slot], list[Path], list[str]]:
+        """Those that are whole, those that are missing, and what is wrong with the others."""
         found: list[_Slot] = []
         missing: list[Path] = []
         damaged: list[str] = []
@@ -150,28 +173,14 @@ class StateFile:
                 found.append(_Slot(number, *parse_slot(data, path)))
             except _Damaged as error:
                 damaged.append(f"{path}: {error}")
-        if damaged and not found:
-            raise StateFailure(
-                f"the state of this identity is damaged ({'; '.join(damaged)}); restore {self.directory} "
-                "from where it was, or remove it and join again with a new token"
-            )
-        self.damaged = "; ".join(damaged)
-        newest = max(found, key=lambda slot: slot.sequence, default=_Slot(0, 0, Durable()))
-        for path in missing:
-            # A slot comes to be whole, by a rename: one that is there was once valid.
-            try:
-                self._create(path, newest.durable)
-            except OSError as error:
-                raise self._failure("cannot make", error, path) from None
-        self._sequence, self._older = newest.sequence, 1 - newest.number
-        return newest.durable
+        return found, missing, damaged
 
-    def _create(self, path: Path, durable: Durable) -> None:
+    def _create(self, path: Path, durable: Durable, sequence: int = 0) -> None:
         new = path.with_suffix(path.suffix + ".new")
         descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             _allocate(descriptor)
-            os.pwrite(descriptor, slot_bytes(0, codec.encode(durable)), 0)
+            os.pwrite(descriptor, slot_bytes(sequence, codec.encode(durable)), 0)
             os.fsync(descriptor)
         except OSError:
             new.unlink()
@@ -189,6 +198,7 @@ class StateFile:
             raise StateFailure(f"the state is too large for its file ({len(data)} bytes)")
         path = self._paths[self._older]
         try:
+            self._stay()
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             try:
                 if os.fstat(descriptor).st_size < SLOT_SIZE:
@@ -201,7 +211,42 @@ class StateFile:
                 os.close(descriptor)
         except OSError as error:
             raise self._failure("cannot write", error) from None
-        self._sequence, self._older = sequence, 1 - self._older
+        self._sequence, self._older, self._newest = sequence, 1 - self._older, durable
+
+    def _stay(self) -> None:
+        """The directory is the one that we have locked, with both slots: what somebody has
+        removed is made anew, and what he has put in its place is not ours to write to."""
+        try:
+            is_held = os.path.samestat((self.directory / LOCK).stat(), os.fstat(self._lock.descriptor))
+        except FileNotFoundError:
+            self._return()
+            is_held = True
+        if not is_held:
+            raise self._replaced()
+        for number, path in enumerate(self._paths):
+            if not path.exists():
+                self._create(path, self._newest, 0 if number == self._older else self._sequence)
+
+    def _return(self) -> None:
+        self.directory.parent.mkdir(mode=0o700, exist_ok=True)
+        private_directory(self.directory)
+        lock = self._locked()
+        try:
+            found, _, _ = self._slots()
+            newest = max(found, key=lambda slot: slot.sequence, default=None)
+            if newest is not None and (newest.sequence, newest.durable) != (self._sequence, self._newest):
+                raise self._replaced()
+        except BaseException:
+            lock.release()
+            raise
+        self._lock.release()
+        self._lock = lock
+
+    def _replaced(self) -> StateFailure:
+        return StateFailure(
+            f"{self.directory} was put in the place of the one that this process had; stop this mezd, "
+            "and start it again if the identity that is there now is meant"
+        )
 
     def erase(self) -> None:
         """No key of this identity is left; the lock's file stays, as it must."""
@@ -221,6 +266,7 @@ class StateFile:
             errno.ENOSPC: "make room on that file system",
             errno.EDQUOT: "make room within the quota",
             errno.EROFS: "the file system is read-only",
+            errno.ENOENT: "it was removed; make it anew",
         }.get(error.errno or 0, "see to its owner and mode")
         where = path or error.filename or self.directory
         return StateFailure(f"{what} {where}: {error.strerror}; {hint}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from mezite.core.model import Node
 from mezite.errors import InvalidInput, StateFailure
 from mezite.identity import codec
 from mezite.identity.records import Durable
-from mezite.identity.state import SLOT_SIZE, SLOTS, StateFile, slot_bytes
+from mezite.identity.state import SLOT_SIZE, SLOTS, StateFile, parse_slot, slot_bytes
 from tests.identity.limits import no_file_may_grow
 from tests.identity.making import durable
 
@@ -239,3 +240,66 @@ def test_unreadable_state_is_one_line(tmp_path: Path) -> None:
         load(tmp_path)
     assert "\n" not in str(caught.value)
     slots(tmp_path)[0].rmdir()
+
+
+@pytest.mark.parametrize("name", ["", ".mezite", ".mezite/lock", ".mezite/state.0", ".mezite/state.1"])
+def test_what_was_removed_under_a_running_process_is_made_anew(tmp_path: Path, name: str) -> None:
+    """Somebody's `rm -rf`, or a job that clears /tmp, does not cost the identity in memory."""
+    place = tmp_path / "certs"
+    place.mkdir()
+    state = StateFile(place)
+    state.load()
+    state.save(durable(1))
+    state.save(durable(2))
+    last = durable(3)
+    gone = place / name
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    state.save(last)
+    with pytest.raises(StateFailure, match="already in use"):
+        StateFile(place)
+    state.release()
+    assert last == load(place)
+    for slot in slots(place):
+        assert (slot.stat().st_mode & 0o777, slot.stat().st_size) == (0o600, SLOT_SIZE)
+
+
+def test_a_crash_while_a_removed_slot_is_made_good_loses_nothing(tmp_path: Path) -> None:
+    """The slot that was the newest comes back as the newest, before anything else is written."""
+    state = StateFile(tmp_path)
+    state.load()
+    before = durable(2)
+    state.save(durable(1))
+    state.save(before)
+    newest = max(slots(tmp_path), key=lambda slot: parse_slot(slot.read_bytes(), slot)[0])
+    was = parse_slot(newest.read_bytes(), newest)
+    newest.unlink()
+    state.save(durable(3))
+    state.release()
+    (other,) = [slot for slot in slots(tmp_path) if slot != newest]
+    other.write_bytes(bytes(SLOT_SIZE))
+    assert was == parse_slot(newest.read_bytes(), newest)
+    assert before == load(tmp_path)
+
+
+def test_a_state_put_in_the_place_of_ours_is_never_written_to(tmp_path: Path) -> None:
+    """The directory was removed and another daemon has joined there: that one's is not ours to replace."""
+    state = StateFile(tmp_path)
+    state.load()
+    state.save(durable(7))
+    shutil.rmtree(tmp_path / ".mezite")
+    other = StateFile(tmp_path)
+    other.load()
+    theirs = durable(1)
+    other.save(theirs)
+    kept = [slot.read_bytes() for slot in slots(tmp_path)]
+    with pytest.raises(StateFailure, match=r"\.mezite.*put in the place.*stop this mezd"):
+        state.save(durable(8))
+    other.release()
+    with pytest.raises(StateFailure, match="put in the place"):
+        state.save(durable(8))
+    (tmp_path / ".mezite" / "lock").unlink()
+    with pytest.raises(StateFailure, match="put in the place"):
+        state.save(durable(8))
+    assert kept == [slot.read_bytes() for slot in slots(tmp_path)]
+    state.release()
+    assert theirs == load(tmp_path)
