@@ -36,6 +36,7 @@ def leave(**flags: Any) -> None:
         raise no_identity(config)
     parts, state_file = OutputParts(config), StateFile(config.destination)
     try:
+        parts.hold()
         held = asyncio.run(end_identity(config, state_file.load(), state_file))
         for directory in parts.directories.values():
             directory.erase()

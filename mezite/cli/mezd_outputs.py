@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mezite.config.daemon import DaemonConfig
 from mezite.config.outputs import OutputConfig
-from mezite.errors import UsageError
+from mezite.errors import Conflict, StateFailure, UsageError
 from mezite.identity.destination import Directory
 from mezite.identity.outputs import (
     AGENT,
@@ -36,22 +36,33 @@ LOCK = ".lock"
 
 
 class OutputParts:
-    """All outputs of *config*: their directories are prepared, and held against another daemon.
+    """All outputs of *config*: their directories are prepared, and with :meth:`hold` ours alone.
 
-    Raises :class:`UsageError` for what no daemon could write, and
-    :class:`~mezite.errors.Conflict` where one does already.
+    Raises :class:`UsageError` for what no daemon could write.
     """
 
     def __init__(self, config: DaemonConfig) -> None:
         self.configs = config.all_outputs()
         self.directories = {one.name: Directory(one.destination, form_of(one)) for one in self.configs}
         self._locks: list[LockFile] = []
-        for number, directory in enumerate(self.directories.values()):
+        for directory in self.directories.values():
             directory.prepare()
-            if number:
-                # The first one's is that of the state.
-                self._locks.append(LockFile(directory.path / LOCK, f"{directory.path}: the destination"))
         self.agents: list[Any] = []
+
+    def hold(self) -> None:
+        """No other daemon writes to any of them, be it its first destination or a further one.
+
+        Raises :class:`StateFailure` where one does already.
+        """
+        for directory in self.directories.values():
+            try:
+                self._locks.append(LockFile(directory.path / LOCK, f"the destination {directory.path}"))
+            except Conflict as error:
+                raise StateFailure(str(error)) from None
+            except OSError as error:
+                raise StateFailure(
+                    f"cannot lock the destination {directory.path}: {error.strerror}"
+                ) from None
 
     def wanted(self) -> tuple[Wanted, ...]:
         return tuple(Wanted(one.name, one.extras.roles, one.ttl) for one in self.configs)

@@ -83,6 +83,7 @@ def _run(config: daemon.DaemonConfig) -> int:
     parts = OutputParts(config)
     state_file = StateFile(config.destination)
     try:
+        parts.hold()
         durable = state_file.load()
         token = token_for(config, durable, sys.stdin.readline)
         addresses = addresses_for(config, durable)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -189,9 +190,14 @@ def _check_apart(found: Sequence[OutputConfig], source: str, first: Path) -> Non
         if one.name in names[:index]:
             raise UsageError(f"{source}[{index}]: name: {one.name} stands twice")
         for other in (first, *(before.destination for before in found[:index])):
-            paths = (one.destination, *one.destination.parents), (other, *other.parents)
-            if one.destination in paths[1] or other in paths[0]:
+            here, there = _real(one.destination), _real(other)
+            if here in (there, *there.parents) or there in here.parents:
                 raise UsageError(
                     f"{source}[{index}]: destination: {one.destination} and {other} lie in each other; "
                     "give each output a directory of its own"
                 )
+
+
+def _real(place: Path) -> Path:
+    """Where it leads to, by whatever links."""
+    return Path(os.path.realpath(place))

@@ -103,6 +103,16 @@ def test_faults_name_their_place_and_the_way_out(tmp_path: Path, document: Any, 
     assert "mezd.yaml" in str(caught.value)
 
 
+@pytest.mark.parametrize("written", ["link", "link/below", "other/../first", "first/."])
+def test_one_directory_by_two_names_is_one(tmp_path: Path, written: str) -> None:
+    for name in ("first", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("first")
+    document = {"destination": f"{tmp_path}/first", **one(destination=f"{tmp_path}/{written}")}
+    with pytest.raises(UsageError, match=r"destinations\[0\]: destination: .* lie in each other"):
+        config(tmp_path, document)
+
+
 def test_they_are_not_of_the_command_line() -> None:
     """A flag or a variable of that name is none."""
     found = load({"owner": "x"}, {"HOME": "/h", "MEZITE_OWNER": "x", "MEZITE_DESTINATIONS": "x"}, 1000)

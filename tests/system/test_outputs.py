@@ -99,15 +99,21 @@ def test_a_failing_hook_is_told_and_harms_nothing(cluster: Cluster, bot: str) ->
 
 
 def test_two_daemons_on_one_further_destination(cluster: Cluster, bot: str) -> None:
+    """Whose first one it may be, too: else a program would find now this identity there and now that."""
     shared = cluster.root / "shared"
     document = {"destinations": [{"name": "shared", "destination": str(shared)}]}
     first = cluster.machine("first")
-    start(first, bot, document)
+    holder = start(first, bot, document)
     second = cluster.machine("second")
     (second.home / "mezd.yaml").write_text(yaml.safe_dump(document))
-    daemon = second.daemon(f"--config={second.home}/mezd.yaml", f"--join-token={bot}")
-    assert daemon.wait() == 3
-    assert "already in use" in daemon.text()
+    further = second.daemon(f"--config={second.home}/mezd.yaml", f"--join-token={bot}")
+    assert further.wait() == 1
+    second.destination = shared
+    whole = second.daemon(f"--join-token={bot}")
+    assert whole.wait() == 1
+    for line in further.text().splitlines():
+        assert f"the destination {shared} is already in use by another process (process {holder.pid})" in line
+    assert len(further.text().splitlines()) == 2
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away")
