@@ -57,7 +57,7 @@ def _named(file: str) -> str:
 
 def _read(file: str, wanted: str) -> str:
     if file == "-":
-        return sys.stdin.read(MAX_FILE)
+        return sys.stdin.buffer.read(MAX_FILE).decode("ascii", "replace")
     path = Path(file)
     try:
         if path.is_dir():

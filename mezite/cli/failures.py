@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 
+from mezite.cli import streams
 from mezite.cli.terminal import BAD, paint
 from mezite.errors import (
     Conflict,
@@ -67,9 +68,9 @@ def line(program: str, error: MeziteError) -> str:
 
 
 def report(program: str, error: MeziteError) -> int:
-    """The line is on standard error; the exit code."""
+    """The line is on standard error, if that can be written to; the exit code."""
     told = line(program, error).removeprefix(program)
-    print(paint(program, BAD, sys.stderr) + told, file=sys.stderr)
+    streams.say(paint(program, BAD, sys.stderr) + told)
     return exit_code(error)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mezite.cli import failures
+from mezite.cli import failures, streams
 from mezite.cli.helping import Command
 from mezite.cli.program import directories, files
 from mezite.config import daemon, paths
@@ -85,13 +85,17 @@ def _run(config: daemon.DaemonConfig) -> int:
     try:
         parts.hold()
         durable = state_file.load()
-        token = token_for(config, durable, sys.stdin.readline)
+        token = token_for(config, durable, _line_of_stdin)
         addresses = addresses_for(config, durable)
         check_beginning(config, durable, token, state_file.damaged)
         return _serve(config, parts, state_file, durable, token, addresses)
     finally:
         parts.release()
         state_file.release()
+
+
+def _line_of_stdin() -> str:
+    return sys.stdin.buffer.readline(daemon.MAX_TOKEN_FILE).decode("ascii", "replace")
 
 
 def _serve(
@@ -229,10 +233,10 @@ def _report(config: daemon.DaemonConfig, error: MeziteError) -> int:
     from mezite import logs
 
     code = failures.exit_code(error)
-    sys.stderr.write(logs.one_line(
+    streams.say(logs.one_line(
         "critical", "identity.ended", __name__, failures.line(PROGRAM, error),
         {"code": error.code, "exit_code": code},
-    ))
+    ).rstrip("\n"))
     return code
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
-from mezite.cli import terminal
+from mezite.cli import streams, terminal
 from mezite.cli.failures import safe
 from mezite.cli.terminal import BAD, GOOD, HEADING, SOON, Marked, held, paint, wrapped
 
@@ -80,7 +80,7 @@ def write_prose(text: str, indent: str = "", mark: str | None = None, hanging: s
 
 def hint(text: str) -> None:
     """For the person, beside the output that a program may read."""
-    print(safe(text), file=sys.stderr)
+    streams.say(safe(text))
 
 
 def shown(value: object) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from mezite.cli import failures
+from mezite.cli import failures, streams
 from mezite.cli.helping import Group, LazyGroup
 from mezite.errors import MeziteError, UsageError
 
@@ -29,6 +30,7 @@ class Program(Group):
             from mezite.cli import completion
 
             sys.exit(completion.answer(self, program, instruction))
+        streams.open_all()
         try:
             result = super().main(*args, **kwargs)
             # An `Exit` without standalone mode comes back as its code.
@@ -36,15 +38,14 @@ class Program(Group):
             sys.stdout.flush()
         except OSError as error:
             # Not of a socket, whose errors are told in our words.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            streams.give_up(sys.stdout)
             code = failures.FAILED
             if not isinstance(error, BrokenPipeError):  # `mezctl audit ls | head` ends quietly
-                where = error.filename or "standard output"
-                failures.report(program, MeziteError(f"{where}: {error.strerror}"))
+                failures.report(program, MeziteError(_of_system(error)))
         except MeziteError as error:
             code = failures.report(program, error)
         except click.exceptions.NoArgsIsHelpError as error:
-            click.echo(error.format_message(), err=True)
+            streams.say(error.format_message())
             code = failures.USAGE
         except click.UsageError as error:
             code = failures.report(program, UsageError(_told(error)))
@@ -71,6 +72,20 @@ def directories(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
     from click.shell_completion import CompletionItem
 
     return [CompletionItem(incomplete, type="dir")]
+
+
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF, errno.EFBIG)
+
+
+def _of_system(error: OSError) -> str:
+    """What it is about: only those that concern a file by its name say so themselves."""
+    if error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if error.errno in _OF_WRITING:
+        return f"standard output: {error.strerror}"
+    if error.errno == errno.ENOENT:
+        return "the working directory was removed; go to one that is there"
+    return error.strerror or str(error)
 
 
 def _told(error: click.UsageError) -> str:

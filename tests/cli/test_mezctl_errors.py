@@ -263,6 +263,6 @@ def test_it_starts_with_little(terminal: Terminal) -> None:
     assert json.loads(done.stdout.splitlines()[-1].replace("'", '"')) == [
         "mezite.admin", "mezite.admin.client", "mezite.cli", "mezite.cli.asking", "mezite.cli.ctl_bots",
         "mezite.cli.failures", "mezite.cli.helping", "mezite.cli.mezctl", "mezite.cli.names",
-        "mezite.cli.output",
-        "mezite.cli.program", "mezite.cli.tables", "mezite.cli.terminal", "mezite.errors",
+        "mezite.cli.output", "mezite.cli.program", "mezite.cli.streams", "mezite.cli.tables",
+        "mezite.cli.terminal", "mezite.errors",
     ]
