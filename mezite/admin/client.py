@@ -156,7 +156,8 @@ def connect(
     """
     stale: str | None = None
     forbidden: str | None = None
-    candidates = [os.fspath(path) for path in paths]
+    # Few shells expand `~` behind an equals sign.
+    candidates = [os.path.expanduser(path) for path in paths]  # noqa: PTH111  # pathlib would cost start-up time
     for path in candidates:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # Not settimeout: a socket that does not block gives up at once where others wait in line.

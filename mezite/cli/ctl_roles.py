@@ -74,14 +74,13 @@ def _write_put(answer: Any) -> None:
 
 def _read(from_file: str, source: str) -> Any:
     # Here, not above: only this command needs YAML.
-    from pathlib import Path
-
+    from mezite.config.paths import expanded
     from mezite.config.reading import MAX_FILE, parse_yaml, read_yaml
 
     if from_file == "-":
         document = parse_yaml(sys.stdin.buffer.read(MAX_FILE + 1), source)
     else:
-        document = read_yaml(Path(from_file))
+        document = read_yaml(expanded(from_file))
     if document is None:
         raise UsageError(f"{source}: empty; a role has kind, metadata and spec")
     _check_json(document, source)

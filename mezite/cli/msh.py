@@ -317,7 +317,7 @@ def find_identity(cert: str | None, environ: Mapping[str, str], uid: int | None 
 
 
 def _identity_at(path: Path, source: str) -> FoundIdentity:
-    path = path.expanduser().absolute()
+    path = paths.expanded(str(path)).absolute()
     if path.is_dir():
         path = path / _CERTIFICATE
     if not path.is_file():

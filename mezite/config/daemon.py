@@ -153,6 +153,12 @@ class _Setting(Discreet, frozen=True):
             raise self.fault("expected a text that is not empty")
         return self.value
 
+    def path(self) -> Path:
+        try:
+            return paths.expanded(self.text())
+        except UsageError as error:
+            raise self.fault(str(error)) from None
+
 
 def load(flags: Mapping[str, Any], environ: Mapping[str, str], uid: int) -> DaemonConfig:
     """The settings that *flags* (``config`` among them; ``None`` where not given) and
@@ -160,7 +166,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], uid: int) -> Daem
     settings: dict[str, _Setting] = {}
     file = flags.get("config") or environ.get("MEZITE_CONFIG")
     if file:
-        _overlay(settings, _from_file(Path(file)))
+        _overlay(settings, _from_file(paths.expanded(file)))
     _overlay(settings, _from_environment(environ))
     _overlay(settings, _from_flags(flags))
     return _config(settings, environ, uid)
@@ -234,7 +240,7 @@ def _config(settings: Mapping[str, _Setting], environ: Mapping[str, str], uid: i
     ca_file = settings.get("ca-file")
     ca_system = ca_file is not None and ca_file.value == SYSTEM_CAS
     destination = settings.get("destination")
-    where = Path(destination.text()).expanduser() if destination else paths.identity_dir(environ, uid)
+    where = destination.path() if destination else paths.identity_dir(environ, uid)
     one_shot = _boolean(settings.get("one-shot"))
     outputs = KINDS[:1]
     if "outputs" in settings:
@@ -267,11 +273,9 @@ def _config(settings: Mapping[str, _Setting], environ: Mapping[str, str], uid: i
         extras=extras,
         further=further,
         ca_pin=_pin(settings.get("ca-pin")),
-        ca_file=Path(ca_file.text()) if ca_file and not ca_system else None,
+        ca_file=ca_file.path() if ca_file and not ca_system else None,
         ca_system=ca_system,
-        control_socket=Path(settings["control-socket"].text()).absolute()
-        if "control-socket" in settings
-        else None,
+        control_socket=settings["control-socket"].path().absolute() if "control-socket" in settings else None,
         diag=_diag(settings.get("diag-addr")),
         log_format=_log_format(settings.get("log-format")),
     )
@@ -372,7 +376,7 @@ def _token(settings: Mapping[str, _Setting]) -> TokenSource | None:
         setting = settings["join-token-file"]
         if setting.text() == STDIN:
             return TokenSource(text=STDIN, name=setting.name)
-        return TokenSource(file=Path(setting.text()).absolute(), name=setting.name)
+        return TokenSource(file=setting.path().absolute(), name=setting.name)
     if "join-token" in settings:
         setting = settings["join-token"]
         if not isinstance(setting.value, str):

@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from mezite.config.paths import expanded
 from mezite.core.duration import format_duration, parse_duration
 from mezite.core.model import MIN_CERTIFICATE_TTL
 from mezite.core.request import MAX_WISH
@@ -177,11 +178,18 @@ def _further(value: object, source: str) -> OutputConfig:
         kinds = kinds_from(section.values["outputs"], lambda problem: fault("outputs", problem))
     return OutputConfig(
         name=name,
-        destination=Path(place).expanduser().absolute(),
+        destination=_path(place, fault),
         kinds=kinds,
         ttl=_duration(section.values, "certificate-ttl", fault, MIN_CERTIFICATE_TTL, MAX_WISH),
         extras=extras_from({key: section.values.get(key) for key in EXTRA_KEYS}, fault),
     )
+
+
+def _path(text: str, fault: Fault) -> Path:
+    try:
+        return expanded(text).absolute()
+    except UsageError as error:
+        raise fault("destination", str(error)) from None
 
 
 def _check_apart(found: Sequence[OutputConfig], source: str, first: Path) -> None:

@@ -5,12 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from mezite.errors import UsageError
+
 SERVER_CONFIG = Path("/etc/mezite/mezite.yaml")
 
 
 def _home(environ: Mapping[str, str]) -> Path:
     home = environ.get("HOME")
-    return Path(home) if home else Path.home()
+    if home:
+        return Path(home)
+    try:
+        return Path.home()
+    except RuntimeError:
+        # An account that no passwd knows, as in a container: its home is where Docker has it.
+        return Path("/")
+
+
+def expanded(text: str) -> Path:
+    """The path *text*, where ``~`` is the home directory, and ``~name`` that of another account.
+
+    Few shells expand it behind an equals sign, and nothing does in YAML.  Raises :class:`UsageError`.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"{text!r}: no home directory is known for that account; write the whole path"
+        ) from None
 
 
 def data_dir(environ: Mapping[str, str], uid: int) -> Path:

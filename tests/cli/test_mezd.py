@@ -148,6 +148,37 @@ def test_durations_that_no_server_grants(destination: Path, tmp_path: Path, flag
     ends(done, 2, flag.partition("=")[0], told)
 
 
+def test_status_finds_the_home_directory(tmp_path: Path) -> None:
+    done = run("--destination=~/certs", home=tmp_path, command="status")
+    ends(done, 1, f"there is no socket at {tmp_path}/certs/.mezite/control.sock")
+
+
+NOBODYS = (
+    "import os, pwd\n"
+    "def gone(uid): raise KeyError(uid)\n"
+    "os.geteuid, pwd.getpwuid = lambda: 54321, gone\n"
+    "from mezite.cli.{} import main; main()"
+)
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "code", "part"),
+    [
+        ("mezd", ("identity", "status"), 1, "there is no socket at /.local/state/mezite/identity"),
+        ("mezctl", ("bots", "ls"), 1, "/.local/share/mezite/admin.sock"),
+        ("msh", ("ssh", "a"), 2, "no identity found"),
+    ],
+)
+def test_an_account_without_a_home(module: str, words: tuple[str, ...], code: int, part: str) -> None:
+    """As in a container that runs under a number: no HOME, and nothing in passwd."""
+    done = subprocess.run(
+        [sys.executable, "-c", NOBODYS.format(module), *words], env={"PATH": os.environ["PATH"]},
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+    assert part in done.stderr
+
+
 def test_status_without_a_daemon_names_its_own_options(tmp_path: Path, destination: Path) -> None:
     """Those of `mezd`, not those of `mezctl`, and what tells more."""
     done = run(f"--destination={destination}", home=tmp_path, command="status")

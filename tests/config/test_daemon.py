@@ -18,7 +18,7 @@ PIN = "00112233445566778899aabbccddeeff"
 def config(
     flags: dict[str, Any] | None = None, /, yaml: Path | None = None, **environ: str
 ) -> DaemonConfig:
-    words = {**(flags or {}), "config": str(yaml) if yaml else None}
+    words = {"config": str(yaml) if yaml else None, **(flags or {})}
     return load(words, {"HOME": "/home/x", **environ}, 1000)
 
 
@@ -87,6 +87,32 @@ def test_every_key_in_the_environment() -> None:
         renewal_interval=timedelta(minutes=30), certificate_ttl=timedelta(minutes=90), one_shot=True,
         ca_pin=PIN, control_socket=Path("/run/x.sock"),
     )
+
+
+def test_the_home_directory_is_known_in_every_path(
+    yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No shell expands `~` in --join-token-file=~/token, and nothing does in YAML."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    yaml.write_text("{join-token-file: ~/token, ca-file: ~/ca.pem, control-socket: ~/s, destination: ~/d,"
+                    " destinations: [{name: a, destination: ~/a}]}")
+    found = config({"config": "~/mezd.yaml"})
+    assert found == config(yaml=yaml)
+    assert (found.token.file, found.ca_file, found.control_socket, found.destination) == tuple(
+        tmp_path / name for name in ("token", "ca.pem", "s", "d")
+    )
+    assert found.further[0].destination == tmp_path / "a"
+
+
+@pytest.mark.parametrize(
+    "key", ["destination", "join-token-file", "ca-file", "control-socket", "destinations"]
+)
+def test_the_home_of_nobody_is_told(yaml: Path, key: str) -> None:
+    value = "[{name: a, destination: ~nosuch/d}]" if key == "destinations" else "~nosuch/d"
+    yaml.write_text(f"{key}: {value}\n")
+    told = fault({}, yaml)
+    assert told.startswith(f"{yaml}: {key}")
+    assert told.endswith("'~nosuch/d': no home directory is known for that account; write the whole path")
 
 
 def test_empty_variables_count_as_none() -> None:
