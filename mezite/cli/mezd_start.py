@@ -18,6 +18,7 @@ from mezite.cli import failures, streams
 from mezite.cli.helping import Command
 from mezite.cli.program import directories, files
 from mezite.config import daemon, paths
+from mezite.config.token import MAX_TOKEN_FILE
 from mezite.errors import MeziteError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _run(config: daemon.DaemonConfig) -> int:
 
 
 def _line_of_stdin() -> str:
-    return sys.stdin.buffer.readline(daemon.MAX_TOKEN_FILE).decode("ascii", "replace")
+    return sys.stdin.buffer.readline(MAX_TOKEN_FILE).decode("ascii", "replace")
 
 
 def _serve(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,17 @@ from mezite.config.outputs import (
     further_from,
     kinds_from,
 )
+from mezite.config.token import STDIN, TokenSource
 from mezite.core.duration import format_duration, parse_duration
 from mezite.core.lifetime import MIN_INTERVAL
 from mezite.core.model import MIN_CERTIFICATE_TTL
-from mezite.core.request import MAX_WISH, TokenText
+from mezite.core.request import MAX_WISH
 from mezite.discreet import Discreet
 from mezite.errors import InvalidInput, UsageError
 
 DEFAULT_PORT = 3025
 SYSTEM_CAS = "system"
 """``--ca-file=system``: the publicly trusted CAs of this machine."""
-STDIN = "-"
 LOG_FORMATS = ("text", "json")
 
 KEYS = (
@@ -60,48 +60,6 @@ _ALTERNATIVES = (("join-token", "join-token-file"), ("ca-pin", "ca-file"))
 _PIN = re.compile(r"[0-9a-f]{32}")
 _V6_AND_PORT = re.compile(r"\[(.+)\](?::(\d{1,5}))?")
 _NAME_AND_PORT = re.compile(r"([^\s:/\"'\[\]]+)(?::(\d{1,5}))?")
-MAX_TOKEN_FILE = 4096
-
-
-class TokenSource(Discreet, frozen=True):
-    """Where the join token is to come from: the text itself, a file, or standard input (``-``)."""
-
-    hidden = ("text",)
-
-    text: str | None = None
-    file: Path | None = None
-    name: str = "--join-token"
-    """How the person gave it, for error lines."""
-
-    def read(self, read_stdin: Callable[[], str]) -> TokenText:
-        """Raises :class:`UsageError`, which never shows the secret part."""
-        text = self._fetch(read_stdin)
-        if not text.strip():
-            raise UsageError(f"{self.name}: the join token is empty; is the secret set that it comes from?")
-        try:
-            return TokenText.from_text(text)
-        except InvalidInput as error:
-            raise UsageError(f"{self.name}: {error}") from None
-
-    def read_if_any(self, read_stdin: Callable[[], str]) -> TokenText | None:
-        """The same where an identity is held already: the token may be gone by now."""
-        if self.file is not None and not self.file.exists():
-            return None
-        text = self._fetch(read_stdin)
-        return replace(self, text=text, file=None).read(read_stdin) if text.strip() else None
-
-    def _fetch(self, read_stdin: Callable[[], str]) -> str:
-        if self.text == STDIN:
-            return read_stdin()
-        if self.file is None:
-            return self.text or ""
-        try:
-            with self.file.open("rb") as file:
-                return file.read(MAX_TOKEN_FILE).decode("ascii", "replace")
-        except OSError as error:
-            raise UsageError(
-                f"{self.name}: {self.file}: {error.strerror}; name a readable file with the join token"
-            ) from None
 
 
 class DaemonConfig(Struct, frozen=True):

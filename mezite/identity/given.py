@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mezite.config.daemon import DaemonConfig, split_address
+from mezite.core.audit import plain
 from mezite.core.model import host_port
 from mezite.core.request import TokenText
 from mezite.errors import StateFailure, UsageError
@@ -29,8 +30,17 @@ def token_for(
     """The join token; one that is gone does no harm where it has been redeemed."""
     if config.token is None:
         return None
-    read = config.token.read if durable.held is None else config.token.read_if_any
-    return read(read_stdin)
+    if durable.held is None:
+        return config.token.read(read_stdin)
+    return config.token.read_if_any(read_stdin, _tell_unreadable)
+
+
+def _tell_unreadable(why: str) -> None:
+    from twisted.logger import Logger  # takes time to load, and is seldom needed here
+
+    Logger("mezite.identity").warn(
+        "{why}; going on with the identity that is there", event="token.unreadable", why=why
+    )
 
 
 def check_beginning(config: DaemonConfig, durable: Durable, token: TokenText | None, damaged: str) -> None:
@@ -121,7 +131,8 @@ def options_for(
         ttl=config.certificate_ttl,
         interval=config.renewal_interval,
         server=remote.address,
-        host=socket.gethostname()[:128],
+        # Linux takes any bytes for a name, protobuf only UTF-8 for a text.
+        host=plain(socket.gethostname(), 128),
         boot_id=_boot_id(),
         outputs=outputs,
     )

@@ -185,3 +185,22 @@ def test_status_without_a_daemon_names_its_own_options(tmp_path: Path, destinati
     ends(done, 1, f"{destination}/.mezite/control.sock", "--destination", "--control-socket",
          "mezd identity doctor", "(unreachable)")
     assert "--socket" not in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have a host name of its own")
+def test_a_host_name_that_is_no_text_is_shown_escaped() -> None:
+    """A machine of another age, named in Latin-1; it could never join."""
+    code = (
+        "import socket; socket.sethostname(b'b\\xfcro')\n"
+        "from mezite.config.daemon import from_keywords\n"
+        "from mezite.identity.given import options_for\n"
+        "class Remote: address = 'a:1'\n"
+        "print(options_for(from_keywords({'destination': '/d'}), None, Remote, ()).host)"
+    )
+    done = subprocess.run(
+        ["unshare", "--uts", sys.executable, "-c", code],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )
+    if done.returncode != 0 and "unshare" in done.stderr:
+        pytest.skip(done.stderr)
+    assert (done.stdout, done.stderr) == ("b\\udcfcro\n", "")

@@ -239,6 +239,20 @@ def test_a_token_that_is_gone_does_no_harm_where_it_is_not_needed(tmp_path: Path
         config({"join_token": "tok"}).token.read_if_any(str)
 
 
+def test_a_token_that_cannot_be_read_is_told_and_does_no_harm_where_it_is_not_needed(tmp_path: Path) -> None:
+    """It was made root's after the join: no reason to end the identity at the next restart."""
+    unreadable = tmp_path / "token"
+    unreadable.mkdir()
+    source = config({"join_token_file": str(unreadable)}).token
+    told: list[str] = []
+    assert source.read_if_any(str, told.append) is None
+    assert told == [
+        f"--join-token-file: {unreadable}: Is a directory; name a readable file with the join token"
+    ]
+    with pytest.raises(UsageError, match="Is a directory"):
+        source.read(str)
+
+
 def test_the_token_is_in_no_repr() -> None:
     secret = TOKEN.split("-")[3]
     assert secret not in repr(config({"join_token": TOKEN}))
