@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
+import struct
+import termios
 from types import TracebackType
 
 from twisted.logger import Logger
@@ -36,24 +39,26 @@ class HookOutput:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self.descriptor)
-        while self._read():
-            pass
+        # No more than is there now: what the command has left running may write for ever.
+        (left,) = struct.unpack("i", fcntl.ioctl(self._reading, termios.FIONREAD, bytes(4)))
+        while left > 0 and (told := self._read(left)):
+            left -= told
         self._loop.remove_reader(self._reading)
         os.close(self._reading)
         self._tell(self._rest)
 
-    def _read(self) -> bool:
-        """False when there is nothing just now."""
+    def _read(self, most: int = 65536) -> int:
+        """So many bytes were there, and are told."""
         data = b""
         with contextlib.suppress(BlockingIOError):
-            data = os.read(self._reading, 65536)
+            data = os.read(self._reading, most)
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._tell(line)
         while len(self._rest) >= LONGEST:
             self._tell(self._rest[:LONGEST])
             self._rest = self._rest[LONGEST:]
-        return bool(data)
+        return len(data)
 
     def _tell(self, line: bytes) -> None:
         text = line.decode("utf-8", "backslashreplace").rstrip()

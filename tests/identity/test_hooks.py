@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -191,6 +195,33 @@ def test_stopping_ends_what_runs(tmp_path: Path) -> None:
         await until(lambda: _fields(Path(f"/proc/{pid}/stat"))[0] in ("", "Z"), "end")
 
     asyncio.run(story())
+
+
+def test_one_that_leaves_a_writer_behind_does_not_hold_the_daemon(tmp_path: Path) -> None:
+    """It would be read for as long as it writes, and nothing would be renewed meanwhile."""
+    script = "for n in 1 2; do while :; do echo on and on; done & echo $! >> pid; done"
+    hook = Hook("default", ((SH, "-c", f"cd {tmp_path}; trap '' PIPE; {script}"),), timedelta(seconds=20), {})
+
+    async def story() -> None:
+        hooks = Hooks(asyncio.get_running_loop(), [hook], tmp_path, retries=QUICK, as_events=True)
+        publish(hooks, 1)
+        await until((tmp_path / "on-renew.default").exists, "note")
+
+    def end_writers() -> None:
+        for pid in lines(tmp_path / "pid"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
+    killer = threading.Timer(30, end_writers)
+    killer.start()
+    begun = time.monotonic()
+    try:
+        asyncio.run(story())
+    finally:
+        killer.cancel()
+        end_writers()
+    assert len(lines(tmp_path / "pid")) == 2
+    assert time.monotonic() - begun < 30, "it went on until its writers were ended"
 
 
 def test_what_it_writes_is_told_line_by_line(tmp_path: Path) -> None:
