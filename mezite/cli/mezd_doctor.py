@@ -70,7 +70,7 @@ def _findings(config: daemon.DaemonConfig, node: str | None, login: str | None) 
 
     where = config.destination
     found = list(look.check_place(where))
-    if where.exists() and not where.is_dir():
+    if look.is_out_of_reach(where):
         return found
     held, of_state = look.check_state(where)
     found += of_state

@@ -30,9 +30,9 @@ def leave(**flags: Any) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from mezite.cli.mezd_outputs import OutputParts
     from mezite.identity.given import end_identity, no_identity
-    from mezite.identity.state import DIRECTORY, StateFile
+    from mezite.identity.state import StateFile, is_there
 
-    if not (config.destination / DIRECTORY).is_dir():
+    if not is_there(config.destination):
         raise no_identity(config)
     parts, state_file = OutputParts(config), StateFile(config.destination)
     try:

@@ -318,10 +318,15 @@ def find_identity(cert: str | None, environ: Mapping[str, str], uid: int | None 
 
 def _identity_at(path: Path, source: str) -> FoundIdentity:
     path = paths.expanded(str(path)).absolute()
-    if path.is_dir():
-        path = path / _CERTIFICATE
-    if not path.is_file():
-        raise UsageError(f"{source}: {path} is not there; is mezd running, and is this its destination?")
+    try:
+        if path.is_dir():
+            path = path / _CERTIFICATE
+        if not path.is_file():
+            raise UsageError(f"{source}: {path} is not there; is mezd running, and is this its destination?")
+    except OSError as error:
+        raise UsageError(
+            f"{source}: {path}: {error.strerror}; become the account that it belongs to, or give --cert=PATH"
+        ) from None
     # A link into the set of the moment: followed once, here, so that a renewal meanwhile
     # cannot put the key of one set beside the certificate of another.
     one_set = path.resolve().parent

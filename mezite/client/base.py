@@ -39,7 +39,7 @@ from mezite.identity.given import (
 from mezite.identity.places import Outlets
 from mezite.identity.records import ONE_OUTPUT, OUTPUT, Durable, Held
 from mezite.identity.service import Clocks, IdentityService
-from mezite.identity.state import DIRECTORY, StateFile
+from mezite.identity.state import StateFile, is_there
 
 DEFAULT_PATIENCE = timedelta(minutes=1)
 _Error = TypeVar("_Error", bound=BaseException)
@@ -181,7 +181,7 @@ class Keeper:
 
     async def _leave_stopped(self) -> None:
         self._loop, self._futures = self._framework()
-        if not (self._config.destination / DIRECTORY).is_dir():
+        if not is_there(self._config.destination):
             raise no_identity(self._config)
         self._state = StateFile(self._config.destination)
         try:

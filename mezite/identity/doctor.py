@@ -46,26 +46,50 @@ class Finding(Struct, frozen=True):
 def check_place(destination: Path) -> Iterator[Finding]:
     """The directory, and who else could get at it."""
     name = "directory"
-    if destination.exists() and not destination.is_dir():
-        yield Finding(name, BAD, f"{destination} is not a directory", "name the directory with --destination")
-        return
-    if not destination.is_dir():
+    try:
+        found = destination.stat()
+    except (FileNotFoundError, NotADirectoryError):
         yield Finding(name, BAD, f"{destination} is not there", "start it: mezd identity start, or name "
                       "another --destination")
         return
-    found = destination.stat()
-    if found.st_uid not in (0, os.geteuid()):
-        yield Finding(name, BAD, f"{destination} belongs to another user (uid {found.st_uid})",
+    except OSError as error:
+        yield Finding(name, BAD, f"{destination}: {error.strerror}", "run this as the account that runs mezd")
+        return
+    if not stat.S_ISDIR(found.st_mode):
+        yield Finding(name, BAD, f"{destination} is not a directory", "name the directory with --destination")
+        return
+    private, uid, mine = destination / DIRECTORY, found.st_uid, os.geteuid()
+    # Root may look at a daemon of another account, such as the unit's.
+    is_looked_at = mine == 0 and private.is_dir() and private.stat().st_uid == uid
+    if not is_looked_at and uid not in (0, mine):
+        yield Finding(name, BAD, f"{destination} belongs to another user (uid {uid})",
+                      "run this as that user, or choose a directory of its own")
+        return
+    if not os.access(destination, os.R_OK | os.W_OK | os.X_OK):
+        yield Finding(name, BAD, f"{destination} belongs to uid {uid}, and this account may not write there",
                       "run this as that user, or choose a directory of its own")
         return
     if found.st_mode & stat.S_IWOTH:
         yield Finding(name, BAD, f"everybody may write to {destination}", f"chmod o-w {destination}")
-    private = destination / DIRECTORY
     if private.is_dir() and private.stat().st_mode & 0o077:
         yield Finding(name, BAD, f"others can reach {private}, where the lineage keys are",
                       f"chmod 700 {private}")
     elif found.st_mode & stat.S_IWOTH == 0:
-        yield Finding(name, GOOD, f"{destination} is this account's own")
+        whose = "this account's own" if uid in (0, mine) else f"its daemon's own (uid {uid})"
+        yield Finding(name, GOOD, f"{destination} is {whose}")
+
+
+def is_out_of_reach(destination: Path) -> bool:
+    """Whether there is something that this account cannot look into, or is no directory at all."""
+    try:
+        if not destination.is_dir():
+            return destination.exists()
+        private = destination / DIRECTORY
+        return not os.access(destination, os.R_OK | os.X_OK) or (
+            private.exists() and not os.access(private, os.R_OK | os.X_OK)
+        )
+    except OSError:
+        return True
 
 
 def check_state(destination: Path) -> tuple[Held | None, list[Finding]]:

@@ -100,6 +100,16 @@ def peek(destination: Path) -> Durable | None:
     return max(found, key=lambda one: one[0])[1] if found else None
 
 
+def is_there(destination: Path) -> bool:
+    """Whether there is, or was, an identity; raises :class:`StateFailure` where that cannot be seen."""
+    try:
+        return (destination / DIRECTORY).is_dir()
+    except OSError as error:
+        raise StateFailure(
+            f"cannot look into {destination}: {error.strerror}; run this as the account that runs mezd there"
+        ) from None
+
+
 class Keeps(Protocol):
     """What saving is to those who need no more of a :class:`StateFile`."""
 
