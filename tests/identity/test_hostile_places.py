@@ -172,3 +172,20 @@ def test_the_note_for_msh_is_written_over_whatever_it_holds(
     note.write_bytes(content)
     _note_last(Path("/var/lib/mezite/identity"))
     assert note.read_text() == "/var/lib/mezite/identity\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be in the home of another account")
+def test_root_notes_nothing_in_the_home_of_another_account(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`sudo -E mezd identity start`: that account could write nothing below its own ~/.local after it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 65534, -1)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    _note_last(Path("/var/lib/mezite/identity"))
+    assert list(home.iterdir()) == []
+    os.chown(home, 0, -1)
+    _note_last(Path("/var/lib/mezite/identity"))
+    assert paths.last_identity(os.environ).read_text() == "/var/lib/mezite/identity\n"
