@@ -98,8 +98,11 @@ class Client:
         after: str | None = None
         while True:
             answer = self.call(method, {**(params or {}), "after": after, "limit": PAGE})
-            yield from answer[noun]
-            after = answer["next"]
+            try:
+                found, after = list(answer[noun]), answer["next"]
+            except (TypeError, LookupError):
+                raise self._foreign() from None
+            yield from found
             if after is None:
                 return
 
@@ -120,7 +123,7 @@ class Client:
         line, _, self._buffer = b"".join(chunks).partition(b"\n")
         try:
             return json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self._foreign() from None
 
     def _error(self, error: Any, method: str) -> MeziteError:

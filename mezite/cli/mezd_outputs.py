@@ -123,14 +123,15 @@ def form_of(output: OutputConfig) -> Form:
     if extras.owner is not None:
         try:
             owner = extras.owner
-            account = pwd.getpwuid(int(owner)) if owner.isdigit() else pwd.getpwnam(owner)
-        except KeyError:
+            account = pwd.getpwuid(int(owner)) if _is_number(owner) else pwd.getpwnam(owner)
+        except (KeyError, OverflowError):
             raise UsageError(f"owner: there is no account {extras.owner} on this machine") from None
         owner_id, group_id = account.pw_uid, account.pw_gid
     if extras.group is not None:
         try:
-            group = grp.getgrgid(int(extras.group)) if extras.group.isdigit() else grp.getgrnam(extras.group)
-        except KeyError:
+            name = extras.group
+            group = grp.getgrgid(int(name)) if _is_number(name) else grp.getgrnam(name)
+        except (KeyError, OverflowError):
             raise UsageError(f"group: there is no group {extras.group} on this machine") from None
         group_id = group.gr_gid
     return Form(
@@ -140,6 +141,10 @@ def form_of(output: OutputConfig) -> Form:
         group_id=group_id,
         key_mode=extras.mode or (0o640 if extras.group is not None else 0o600),
     )
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def _inherited(environ: Mapping[str, str]) -> dict[str, str]:

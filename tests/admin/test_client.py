@@ -157,6 +157,7 @@ STRANGE = [
     (b'{"id": 1, "error": null}\n', client.ServerError, "does not speak our protocol"),
     (b'{"id": 1, "error": {"data": []}}\n', client.ServerError, "does not speak our protocol"),
     (b'{"id": 1, "error": {"data": {"code": 1}, "message": "x"}}\n', client.ServerError, "does not speak"),
+    (b"[" * 500_000 + b"\n", client.ServerError, "does not speak our protocol"),
     (b"x" * (client.MAX_LINE + 300_000), client.ServerError, "the answer is larger than 1 MiB"),
 ]
 
@@ -215,3 +216,10 @@ def test_a_list_is_followed_to_its_end(path: Path) -> None:
     assert {request.params["limit"] for request in server.seen} == {client.PAGE}
     asked.close()
     server.close()
+
+
+@pytest.mark.parametrize("result", [None, [], {}, {"bots": None, "next": None}, {"bots": []}, 7])
+def test_a_list_that_is_none_is_told(path: Path, result: object) -> None:
+    answer = json.dumps({"id": 1, "result": result}).encode() + b"\n"
+    with peer(path, answer), pytest.raises(client.ServerError, match="does not speak our protocol"):
+        list(client.connect([path], remedy="").pages("bots.ls", "bots"))

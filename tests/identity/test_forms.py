@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from mezite.cli.mezd_outputs import form_of
+from mezite.config.outputs import Extras, OutputConfig
 from mezite.errors import UsageError
 from mezite.identity.destination import GRACE, Directory
 from mezite.identity.outputs import NAMES, Form, Outputs, ssh_config
@@ -129,3 +131,12 @@ def test_looking_at_a_state_needs_no_lock_and_takes_the_newest(tmp_path: Path) -
         assert found.held is not None
         assert found.held.generation == generation
     state.release()
+
+
+@pytest.mark.parametrize("name", ["nosuch", "99999999999999999999", "4294967296", "-1", "\u00b2", "\u0663"])
+def test_an_owner_or_group_that_is_none_is_told(name: str) -> None:
+    """Also a number that no id can be, and what only looks like one."""
+    for key, part in (("owner", "account"), ("group", "group")):
+        output = OutputConfig("logs", Path("/d"), extras=Extras(**{key: name}))
+        with pytest.raises(UsageError, match=f"{key}: there is no {part} {name} on this machine"):
+            form_of(output)
