@@ -12,7 +12,7 @@ from mezite.errors import Conflict
 
 
 class LockFile:
-    """An exclusive ``flock`` on *path* (created 0600), held until :meth:`release`.
+    """An exclusive ``flock`` on *path* (created 0600, never a link), held until :meth:`release`.
 
     Raises :class:`Conflict` naming *path* and, where it can be read, the
     holder's process id.  The file itself stays: removing it would let two
@@ -20,7 +20,8 @@ class LockFile:
     """
 
     def __init__(self, path: Path, what: str) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Who may write to the directory must not choose which file we write our id into.
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

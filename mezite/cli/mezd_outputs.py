@@ -60,9 +60,7 @@ class OutputParts:
             except Conflict as error:
                 raise StateFailure(str(error)) from None
             except OSError as error:
-                raise StateFailure(
-                    f"cannot lock the destination {directory.path}: {error.strerror}"
-                ) from None
+                raise StateFailure(f"cannot lock {directory.path / LOCK}: {error.strerror}") from None
 
     def wanted(self) -> tuple[Wanted, ...]:
         return tuple(Wanted(one.name, one.extras.roles, one.ttl) for one in self.configs)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from mezite.cli.mezd_outputs import LOCK, OutputParts
 from mezite.cli.mezd_start import _note_last
 from mezite.config import paths
+from mezite.config.daemon import from_keywords
 from mezite.errors import StateFailure, UsageError
 from mezite.identity.destination import Directory
 from mezite.identity.events import Finish
@@ -189,3 +191,15 @@ def test_root_notes_nothing_in_the_home_of_another_account(
     os.chown(home, 0, -1)
     _note_last(Path("/var/lib/mezite/identity"))
     assert paths.last_identity(os.environ).read_text() == "/var/lib/mezite/identity\n"
+
+
+def test_a_lock_that_is_a_link_leaves_its_target_alone(tmp_path: Path) -> None:
+    """A group that may write to a destination cannot have root write elsewhere."""
+    target = tmp_path / "target"
+    target.write_text("somebody's")
+    config = from_keywords({"destination": str(tmp_path / "certs")})
+    parts = OutputParts(config)
+    (config.destination / LOCK).symlink_to(target)
+    with pytest.raises(StateFailure, match=r"cannot lock .*/certs/\.lock: "):
+        parts.hold()
+    assert target.read_text() == "somebody's"
