@@ -19,7 +19,7 @@ from mezite.cli.helping import Command
 from mezite.cli.program import directories, files
 from mezite.config import daemon, paths
 from mezite.config.token import MAX_TOKEN_FILE
-from mezite.errors import MeziteError
+from mezite.errors import Conflict, MeziteError, StateFailure
 
 if TYPE_CHECKING:
     from mezite.cli.mezd_outputs import OutputParts
@@ -221,9 +221,12 @@ def _bind(services: list[Any]) -> None:
         for part in services:
             begun.append(part)
             part.privilegedStartService()
-    except MeziteError:
+    except MeziteError as error:
         for part in reversed(begun[1:]):
             part.stopService()
+        if isinstance(error, Conflict):
+            # In a server's answer that would be a refusal; here it may be over at the next start.
+            raise StateFailure(str(error)) from None
         raise
 
 

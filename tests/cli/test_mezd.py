@@ -148,6 +148,24 @@ def test_durations_that_no_server_grants(destination: Path, tmp_path: Path, flag
     ends(done, 2, flag.partition("=")[0], told)
 
 
+def test_what_it_cannot_listen_on_is_worth_another_try(destination: Path, tmp_path: Path) -> None:
+    """An address that comes later, or a process that ends: the unit does not restart after 2 and 3."""
+    with socket.socket() as taken, socket.socket(socket.AF_UNIX) as deaf:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        (tmp_path / "run").mkdir(mode=0o700)
+        deaf.bind(str(tmp_path / "run/control.sock"))
+        deaf.listen()
+        for flag, told in (
+            (f"--diag-addr=127.0.0.1:{taken.getsockname()[1]}", "Address already in use"),
+            ("--diag-addr=192.0.2.1:3082", "Cannot assign requested address"),
+            (f"--control-socket={tmp_path}/run/control.sock", "already listens there"),
+        ):
+            done = run("--auth-server=127.0.0.1:1", f"--token={TOKEN}", "--destination", destination, flag,
+                       home=tmp_path)
+            ends(done, 1, told, "(state)")
+
+
 def test_status_finds_the_home_directory(tmp_path: Path) -> None:
     done = run("--destination=~/certs", home=tmp_path, command="status")
     ends(done, 1, f"there is no socket at {tmp_path}/certs/.mezite/control.sock")
