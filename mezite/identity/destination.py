@@ -75,6 +75,8 @@ class Directory:
             raise UsageError(f"the destination {self.path} lies below a file") from None
         except OSError as error:
             raise self._failure("cannot make", error) from None
+        if _is_read_only(self.path):
+            raise self._failure("cannot write to", OSError(errno.EROFS, os.strerror(errno.EROFS)))
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise UsageError(f"the destination {self.path} is not writable; see to its owner and mode")
         self._refuse_reachable()
@@ -277,12 +279,16 @@ class Directory:
             return None
 
     def _failure(self, what: str, error: OSError) -> StateFailure | UsageError:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in (errno.EACCES, errno.EPERM):
             return UsageError(
                 f"{what} the destination {self.path}: {error.strerror}; "
                 "see to its owner, mode and file system"
             )
-        hint = "; make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        hint = {
+            errno.ENOSPC: "; make room there",
+            errno.EDQUOT: "; make room there",
+            errno.EROFS: "; mount it writable, or choose another one",
+        }.get(error.errno or 0, "")
         return StateFailure(f"{what} the destination {self.path}: {error.strerror}{hint}")
 
 
@@ -323,6 +329,14 @@ def _id(number: int | None) -> int:
 def _is_trusted(found: os.stat_result) -> bool:
     """Its owner can do nothing to us that he could not do anyway."""
     return found.st_uid in (0, os.geteuid())
+
+
+def _is_read_only(path: Path) -> bool:
+    """Whether its file system is."""
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def _is_own_directory(path: Path) -> bool:

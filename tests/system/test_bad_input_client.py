@@ -21,6 +21,7 @@ from tests.system.processes import (
     BIN,
     Cluster,
     Finished,
+    environment,
     free_port,
     run,
     token_in,
@@ -276,6 +277,20 @@ def test_no_room_for_the_state_costs_nothing(cluster: Cluster, small: Callable[[
     assert list(place.rglob("*.new")) == []
     subprocess.run(["mount", "-o", "remount,size=4m", place], check=True)
     assert machine.once(f"--join-token={token}").code == 0
+
+
+def test_a_file_system_that_is_read_only_is_worth_another_try(
+    small: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """As after an error of the disk, until somebody has repaired it: the unit does not restart after 2."""
+    place = small("4m")
+    for made in (False, True):
+        if made:
+            (place / "certs").mkdir(mode=0o700)
+        subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+        done = run(start(place, 1, f"--join-token={TOKEN}"), environment(tmp_path))
+        ends(done, 1, f"{place}/certs: Read-only file system", "(state)")
+        subprocess.run(["mount", "-o", "remount,rw", place], check=True)
 
 
 def test_a_full_disk_stops_publishing_and_nothing_else(
