@@ -158,6 +158,10 @@ class UntrustedServer(MeziteError):
     code = "untrusted_server"
 
 
+class UntimelyServer(UntrustedServer):
+    """It is one, but not valid now, by this machine's clock: set right, it may be."""
+
+
 class CertificateRejected(MeziteError):
     """A certificate is malformed, or is not good for what it is presented for.
 

@@ -56,7 +56,7 @@ from mezite.identity.events import (
     WasRefused,
 )
 from mezite.identity.records import GenerationKeys
-from mezite.identity.refusals import ends_daemon, with_history
+from mezite.identity.refusals import ends_daemon, may_pass, with_history
 from mezite.identity.requests import request_for
 from mezite.identity.states import Phase, Purpose, State
 
@@ -291,9 +291,7 @@ def _unanswered(state: State, event: Unanswered, now: Moment) -> Outcome:
 
 
 def _untrusted(state: State, event: Untrusted, now: Moment) -> Outcome:
-    """With an identity in hand it may pass (a captive network, a wrong route);
-    without one, the address or the pin is wrong."""
-    if state.options.one_shot or state.durable.held is None:
+    if state.options.one_shot or not may_pass(state, event.error):
         return _finish(state, REFUSED, event.error)
     return _wait(state, event.error, now)
 

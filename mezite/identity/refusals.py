@@ -1,8 +1,8 @@
-"""Which refusals end a daemon, for machine.py."""
+"""Which refusals end a daemon, and which strangers, for machine.py."""
 
 from __future__ import annotations
 
-from mezite.errors import Reason, Refused
+from mezite.errors import MeziteError, Reason, Refused, UntimelyServer
 from mezite.identity.states import Purpose, State
 
 ENDS_LINEAGE = frozenset(
@@ -20,6 +20,12 @@ ENDS_JOIN = ENDS_LINEAGE | {
 
 def ends_daemon(purpose: Purpose, reason: Reason) -> bool:
     return reason in (ENDS_JOIN if purpose is Purpose.JOIN else ENDS_LINEAGE)
+
+
+def may_pass(state: State, error: MeziteError) -> bool:
+    """With an identity in hand (a captive network, a wrong route), or where a clock is not set yet;
+    else the address or the pin is wrong."""
+    return state.durable.held is not None or isinstance(error, UntimelyServer)
 
 
 def with_history(state: State, error: Refused) -> Refused:

@@ -12,7 +12,7 @@ from mezite.certs import keys, ssh
 from mezite.certs.wire import Reader
 from mezite.core import template
 from mezite.core.duration import format_duration
-from mezite.errors import MeziteError, Reason, Refused, Unreachable, UntrustedServer
+from mezite.errors import MeziteError, Reason, Refused, Unreachable, UntimelyServer, UntrustedServer
 from mezite.identity.events import Moment, Skew
 from mezite.identity.outputs import AGENT, AGENT_SOCKET, FILES
 from mezite.identity.records import Held
@@ -48,6 +48,8 @@ def remedy(error: MeziteError) -> str:
     """What helps against *error*; empty where its own message says so."""
     if isinstance(error, Refused):
         return _REMEDIES.get(error.reason, "")
+    if isinstance(error, UntimelyServer):
+        return "set this machine's clock right (NTP), or that of the server"
     if isinstance(error, UntrustedServer):
         return "check the auth server's address, and the token, pin or CA file that is to prove it"
     if isinstance(error, Unreachable):

@@ -29,7 +29,14 @@ from mezite.core.request import (
     Signed,
     signed_bytes,
 )
-from mezite.errors import InvalidInput, MeziteError, NoAnswer, Unreachable, UntrustedServer
+from mezite.errors import (
+    InvalidInput,
+    MeziteError,
+    NoAnswer,
+    Unreachable,
+    UntimelyServer,
+    UntrustedServer,
+)
 from mezite.proto.mezite.v1 import identity_pb2 as pb
 from mezite.rpc import messages
 from mezite.rpc.status import error_from_status
@@ -190,6 +197,9 @@ class AuthClient:
     def _error(self, error: grpc.aio.AioRpcError) -> MeziteError:
         details = error.details() or ""
         if error.code() is grpc.StatusCode.UNAVAILABLE:
+            for sign, meaning in _TIMES:
+                if sign in details:
+                    return UntimelyServer(f"the certificate of the server at {self.address} {meaning}")
             for sign, meaning in _TLS_FAULTS:
                 if sign in details:
                     return UntrustedServer(f"the server at {self.address} is not the one we know: {meaning}")
@@ -202,9 +212,12 @@ class AuthClient:
         return error_from_status(error.code(), details, trailers)  # type: ignore[arg-type]  # pairs
 
 
+_TIMES = (
+    ("certificate is not yet valid", "is not valid yet, by this machine's clock"),
+    ("certificate has expired", "is not valid any more, by this machine's clock"),
+)
 _TLS_FAULTS = (
-    ("CERTIFICATE_VERIFY_FAILED", "its certificate is not from the expected CA, or is not valid now "
-                                  "(check the CA and this machine's clock)"),
+    ("CERTIFICATE_VERIFY_FAILED", "its certificate is not from the expected CA"),
     ("Hostname Verification Check failed", "its certificate is for another name"),
     ("is not in peer certificate", "its certificate is for another name"),
 )

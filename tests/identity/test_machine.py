@@ -9,7 +9,16 @@ from msgspec.structs import replace
 
 from mezite.core.model import LockKind
 from mezite.core.request import JoinRequest, RenewRequest
-from mezite.errors import InvalidInput, NoAnswer, Reason, ReasonClass, Refused, Unreachable, UntrustedServer
+from mezite.errors import (
+    InvalidInput,
+    NoAnswer,
+    Reason,
+    ReasonClass,
+    Refused,
+    Unreachable,
+    UntimelyServer,
+    UntrustedServer,
+)
 from mezite.identity import machine, skew
 from mezite.identity.events import (
     Answered,
@@ -30,6 +39,7 @@ from mezite.identity.events import (
     WasRefused,
 )
 from mezite.identity.machine import TABLE, step
+from mezite.identity.report import error_line
 from mezite.identity.states import Options, Phase, State
 from tests.harness import Auth
 from tests.identity.fakes import LOST_REPLY, LOST_REQUEST, Rig, joined_rig, keys_of
@@ -319,6 +329,19 @@ def test_a_wrong_pin_ends_a_join(auth: Auth, one_shot: bool) -> None:
     state = State(rig.options, rig.disk, phase=Phase.JOINING)
     state, actions = step(state, Untrusted(UntrustedServer("not the pinned one")), rig.moment())
     assert actions[0].exit_code == 3
+
+
+@pytest.mark.parametrize("one_shot", [True, False])
+def test_a_clock_that_is_not_set_yet_ends_no_daemon_that_joins(auth: Auth, one_shot: bool) -> None:
+    """A machine without a battery boots in 1970; one-shot runs are over before NTP is there."""
+    rig = Rig(auth, Options(token=auth.add_token(auth.add_bot()), one_shot=one_shot))
+    state = State(rig.options, rig.disk, phase=Phase.JOINING)
+    state, actions = step(state, Untrusted(UntimelyServer("not valid yet")), rig.moment())
+    if one_shot:
+        assert actions == (Finish(3, state.trouble),)
+    else:
+        assert state.phase is Phase.WAITING
+        assert "set this machine's clock right" in error_line(state.trouble)
 
 
 def test_an_untrusted_server_does_not_end_a_daemon_that_holds_an_identity(auth: Auth) -> None:

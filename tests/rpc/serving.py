@@ -34,11 +34,12 @@ class Ca:
     """A CA that can issue TLS leaves."""
 
     key: Any = field(default_factory=keys.generate_key)
+    name: str = "example"
     certificate: x509.Certificate = field(init=False)
 
     def __post_init__(self) -> None:
         uuid = "5a7f0f5e-7a4c-4f4e-9c55-0d8a3c5b1f00"
-        self.certificate = create_server_ca(self.key, "example", uuid, now=NOW, serial=7)
+        self.certificate = create_server_ca(self.key, self.name, uuid, now=NOW, serial=7)
 
     @property
     def pin(self) -> str:

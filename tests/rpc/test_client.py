@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from mezite.certs import keys
 from mezite.certs.x509 import SERVER_NAME
 from mezite.core.request import Issued, JoinRequest, RenewRequest
-from mezite.errors import InvalidInput, Reason, Refused, Unreachable, UntrustedServer
+from mezite.errors import InvalidInput, Reason, Refused, Unreachable, UntimelyServer, UntrustedServer
 from mezite.rpc.client import AuthClient, ServerTrust
 from tests.harness import Auth, Machine, Pending
 from tests.rpc.serving import Ca, Servicer, serving
@@ -159,9 +159,18 @@ def test_another_ca_is_not_trusted_and_gets_nothing(auth: Auth, ca: Ca) -> None:
     assert servicer.bodies == []
 
 
-def test_an_expired_leaf_is_not_trusted(auth: Auth, ca: Ca) -> None:
-    found = talk(Servicer(auth), ca, anything(auth), start=timedelta(hours=-5), ttl=timedelta(hours=1))
-    assert isinstance(found, UntrustedServer), found
+@pytest.mark.parametrize(("hours", "told"), [(-5, "any more"), (120, "yet")])
+def test_a_leaf_of_another_time_is_not_trusted(auth: Auth, ca: Ca, hours: int, told: str) -> None:
+    """And told apart from that of another server: a clock is set right, a stranger stays one."""
+    when = {"start": timedelta(hours=hours), "ttl": timedelta(hours=1)}
+    servicer, try_it = Servicer(auth), anything(auth)
+    found = talk(servicer, ca, try_it, **when)
+    assert isinstance(found, UntimelyServer), found
+    assert f"not valid {told}, by this machine's clock" in str(found)
+    found = talk(servicer, ca, try_it, ServerTrust.from_cas([Ca(name="elsewhere").certificate]), **when)
+    assert isinstance(found, UntrustedServer)
+    assert not isinstance(found, UntimelyServer), found
+    assert servicer.bodies == []
 
 
 def test_any_of_several_cas_will_do(auth: Auth, ca: Ca) -> None:

@@ -56,6 +56,20 @@ def test_a_machine_whose_clock_is_off_by_an_hour_joins_and_renews(cluster: Clust
     wait_for(lambda: generation(machine) >= reached + 2, "renewals after the restart")
 
 
+def test_a_daemon_waits_for_a_clock_that_is_not_set_yet(cluster: Cluster) -> None:
+    """It boots years behind, before NTP is there, and its unit would not start it again after 3."""
+    cluster.add_role()
+    machine = cluster.machine()
+    clock = Clock(machine)
+    clock.set(-20 * 365 * 86400)
+    daemon = machine.daemon(f"--join-token={cluster.add_bot()}")
+    told = "is not valid yet, by this machine's clock; set this machine's clock right"
+    wait_for(lambda: told in daemon.text(), "line about the clock")
+    clock.set(0)
+    wait_for(lambda: generation(machine) == 1, "identity")
+    assert is_let_in(machine)
+
+
 def test_a_clock_that_is_set_while_the_daemon_runs_harms_nothing(cluster: Cluster) -> None:
     """An hour ahead, an hour back, and right again: renewals go on, and logins are good."""
     cluster.add_role()
