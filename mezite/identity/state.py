@@ -230,9 +230,10 @@ class StateFile:
             is_held = os.path.samestat((self.directory / LOCK).stat(), os.fstat(self._lock.descriptor))
         except FileNotFoundError:
             self._return()
-            is_held = True
-        if not is_held:
-            raise self._replaced()
+        else:
+            # There are file systems on which a file's number is not always the same.
+            if not is_held and not self._is_ours(self._newest_slot()):
+                raise self._replaced()
         for number, path in enumerate(self._paths):
             if not path.exists():
                 self._create(path, self._newest, 0 if number == self._older else self._sequence)
@@ -242,15 +243,20 @@ class StateFile:
         private_directory(self.directory)
         lock = self._locked()
         try:
-            found, _, _ = self._slots()
-            newest = max(found, key=lambda slot: slot.sequence, default=None)
-            if newest is not None and (newest.sequence, newest.durable) != (self._sequence, self._newest):
+            found = self._newest_slot()
+            if found is not None and not self._is_ours(found):
                 raise self._replaced()
         except BaseException:
             lock.release()
             raise
         self._lock.release()
         self._lock = lock
+
+    def _newest_slot(self) -> _Slot | None:
+        return max(self._slots()[0], key=lambda slot: slot.sequence, default=None)
+
+    def _is_ours(self, slot: _Slot | None) -> bool:
+        return slot is not None and (slot.sequence, slot.durable) == (self._sequence, self._newest)
 
     def _replaced(self) -> StateFailure:
         return StateFailure(

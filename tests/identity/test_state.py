@@ -281,6 +281,20 @@ def test_a_crash_while_a_removed_slot_is_made_good_loses_nothing(tmp_path: Path)
     assert before == load(tmp_path)
 
 
+def test_a_file_system_that_numbers_its_files_anew_stops_no_save(tmp_path: Path) -> None:
+    """Some of those in user space do: what lies there is ours, whatever its lock's number."""
+    state = StateFile(tmp_path)
+    state.load()
+    last = durable(2)
+    state.save(durable(1))
+    lock = tmp_path / ".mezite" / "lock"
+    lock.unlink()
+    lock.touch()
+    state.save(last)
+    state.release()
+    assert last == load(tmp_path)
+
+
 def test_a_state_put_in_the_place_of_ours_is_never_written_to(tmp_path: Path) -> None:
     """The directory was removed and another daemon has joined there: that one's is not ours to replace."""
     state = StateFile(tmp_path)
