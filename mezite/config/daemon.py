@@ -316,9 +316,20 @@ def split_address(text: str) -> tuple[str, int]:
     match = _V6_AND_PORT.fullmatch(text)
     if match is None or not _is_v6(match[1]):
         match = _NAME_AND_PORT.fullmatch(text)
-    if match is None or int(match[2] or DEFAULT_PORT) > 65535:
+    host = _in_ascii(match[1]) if match is not None else None
+    if match is None or host is None or int(match[2] or DEFAULT_PORT) > 65535:
         raise InvalidInput(f"{text!r} is not an address; write host:port, such as auth.example.com:3025")
-    return match[1], int(match[2] or DEFAULT_PORT)
+    return host, int(match[2] or DEFAULT_PORT)
+
+
+def _in_ascii(host: str) -> str | None:
+    """As DNS has it: gRPC does not translate names of other alphabets (RFC 3490)."""
+    if host.isascii():
+        return host
+    try:
+        return host.encode("idna").decode("ascii")
+    except UnicodeError:
+        return None
 
 
 def _is_v6(text: str) -> bool:

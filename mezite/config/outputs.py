@@ -68,7 +68,7 @@ def extras_from(values: Mapping[str, Any], fault: Fault) -> Extras:
         value = values.get(key)
         if value is None:
             return None
-        if not isinstance(value, list) or not value or not all(isinstance(one, str) and one for one in value):
+        if not isinstance(value, list) or not value or not all(map(_is_name, value)):
             raise fault(key, f"expected a list of names that is not empty, found {value!r}")
         return tuple(dict.fromkeys(value))
 
@@ -89,6 +89,10 @@ def extras_from(values: Mapping[str, Any], fault: Fault) -> Extras:
         on_renew_timeout=_duration(values, "on-renew-timeout", fault, timedelta(seconds=1), MAX_TIMEOUT)
         or DEFAULT_TIMEOUT,
     )
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value != "" and value.isprintable()
 
 
 def _mode(value: object, fault: Fault) -> int | None:

@@ -276,7 +276,8 @@ _SSH_SAYS = (
 def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT, check=False
+            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            timeout=TIMEOUT, check=False,
         )
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(words, 255, "", "timed out")

@@ -225,6 +225,7 @@ _NETWORK_FAULTS = (
     ("Connection refused", "connection refused; is it running, and is the address right?"),
     ("DNS resolution failed", "no address is known for that name; is it spelled right?"),
     ("Domain name not found", "no address is known for that name; is it spelled right?"),
+    ("errors resolving", "no address is known for that name; is it spelled right?"),
     ("WRONG_VERSION_NUMBER", "what listens there speaks no TLS; is that the auth server's port?"),
     ("No route to host", "no route to that host"),
     ("Network is unreachable", "the network is unreachable"),

@@ -273,13 +273,15 @@ def test_the_token_is_in_no_repr() -> None:
         ("2001:db8::1", ("2001:db8::1", 3025)),
         ("::1", ("::1", 3025)),
         ("localhost", ("localhost", 3025)),
+        ("b\u00fccher.example:1", ("xn--bcher-kva.example", 1)),
     ],
 )
 def test_addresses(text: str, expected: tuple[str, int]) -> None:
     assert expected == split_address(text)
 
 
-@pytest.mark.parametrize("text", ["", ":1", "a:", "a:b", "a b", "a:1:2", "[a]:1", "a/b", '"a"', "a:999999"])
+@pytest.mark.parametrize("text", ["", ":1", "a:", "a:b", "a b", "a:1:2", "[a]:1", "a/b", '"a"', "a:999999",
+                                  "\u00fc..a", "\u00fc" * 70, "\udcff.example"])
 def test_no_addresses(text: str) -> None:
     with pytest.raises(InvalidInput, match="write host:port"):
         split_address(text)

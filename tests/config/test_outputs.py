@@ -72,6 +72,7 @@ def one(**changes: Any) -> dict[str, Any]:
         (one(rolls=["x"]), "did you mean roles?"),
         (one(roles=[]), "not empty"),
         (one(roles="x"), "expected a list"),
+        (one(roles=["a\nb"]), "expected a list of names"),
         (one(mode="0644"), "no mode for a private key"),
         (one(mode="0660"), "no mode for a private key"),
         (one(mode="0040"), "no mode for a private key"),
