@@ -144,7 +144,7 @@ def _serve(
         begin_logging(sys.stderr)
     if state_file.damaged:
         tell_damage(Logger("mezite.identity"), state_file.damaged)
-    remote = remote_for(config, addresses, loop)
+    remote = remote_for(config, durable, addresses, loop)
     clocks = Clocks.of_system()
     for directory in parts.directories.values():
         switched = directory.switched_at_unix()

@@ -235,7 +235,7 @@ class Keeper:
             durable = self._state.load()
             token = token_for(config, durable, _no_standard_input)
             check_beginning(config, durable, token, self._state.damaged)
-            remote = remote_for(config, addresses_for(config, durable), self._loop)
+            remote = remote_for(config, durable, addresses_for(config, durable), self._loop)
             service = IdentityService(
                 reactor=LoopTimers(self._loop),
                 clocks=self._clocks,

@@ -14,12 +14,14 @@ from mezite.config.daemon import DaemonConfig, split_address
 from mezite.core.audit import plain
 from mezite.core.model import host_port
 from mezite.core.request import TokenText
-from mezite.errors import StateFailure, UsageError
+from mezite.errors import MeziteError, StateFailure, UsageError
 from mezite.identity.records import Durable, Held, Wanted
 from mezite.identity.state import Keeps
 from mezite.identity.states import Options
 
 if TYPE_CHECKING:
+    from twisted.logger import Logger
+
     from mezite.identity.remote import Remote
     from mezite.rpc.client import ServerTrust
 
@@ -36,11 +38,13 @@ def token_for(
 
 
 def _tell_unreadable(why: str) -> None:
+    _log().warn("{why}; going on with the identity that is there", event="token.unreadable", why=why)
+
+
+def _log() -> Logger:
     from twisted.logger import Logger  # takes time to load, and is seldom needed here
 
-    Logger("mezite.identity").warn(
-        "{why}; going on with the identity that is there", event="token.unreadable", why=why
-    )
+    return Logger("mezite.identity")
 
 
 def check_beginning(config: DaemonConfig, durable: Durable, token: TokenText | None, damaged: str) -> None:
@@ -108,12 +112,26 @@ def no_identity(config: DaemonConfig) -> UsageError:
 
 
 def remote_for(
-    config: DaemonConfig, addresses: tuple[tuple[str, int], ...], loop: asyncio.AbstractEventLoop
+    config: DaemonConfig,
+    durable: Durable,
+    addresses: tuple[tuple[str, int], ...],
+    loop: asyncio.AbstractEventLoop,
 ) -> Remote:
-    """The one server, or the several on one database, at *addresses*."""
+    """The one server, or the several on one database, at *addresses*.
+
+    An identity brings its own trust: a CA file that is gone does no harm where there is one.
+    """
     from mezite.identity.remote import GrpcRemote
 
-    ca = given_trust(config)
+    try:
+        ca = given_trust(config)
+    except MeziteError as error:
+        if durable.held is None:
+            raise
+        ca = None
+        _log().warn(
+            "{why}; going on with the CA that came with the identity", event="ca.unreadable", why=str(error)
+        )
     remotes = [GrpcRemote(loop, *address, ca=ca, ca_pin=config.ca_pin) for address in addresses]
     if len(remotes) == 1:
         return remotes[0]
