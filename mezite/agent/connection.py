@@ -256,6 +256,7 @@ class AgentConnections(Factory):
         self.signed = 0
         self.refused = 0
         self._told: dict[str, timedelta] = {}
+        """What was told, and when last."""
 
     def tell(self, format: str, **fields: object) -> None:
         """A line in the log, unless there was one of the same kind just before."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from twisted.conch.ssh import agent
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from mezite.admin.caller import Allowed, Caller
 from mezite.agent import connection
@@ -200,6 +201,29 @@ def test_other_users_are_turned_away(served: Served) -> None:
     assert client.send(LIST) == []
     served.uid = 0
     assert len(listed(served.connect().send(LIST))) == 1
+
+
+def test_a_refusal_of_one_kind_hides_none_of_another(served: Served) -> None:
+    """Whoever asks for nonsense again and again does not keep an intruder out of the log."""
+    told: list[str] = []
+
+    def note(event: LogEvent) -> None:
+        if event.get("event") == "agent.refused":
+            told.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(note)
+    try:
+        for _ in range(3):
+            served.connect().send(b"\xff" * 4)
+        served.uid = 2000
+        for _ in range(3):
+            served.connect()
+        served.clock.advance(11)
+        served.connect()
+    finally:
+        globalLogPublisher.removeObserver(note)
+    assert ["bytes" in line for line in told] == [True, False, False], told
+    assert all("may not use this agent" in line for line in told[1:])
 
 
 def test_connections_are_bounded(served: Served) -> None:
