@@ -107,6 +107,8 @@ class _Setting(Discreet, frozen=True):
         return UsageError(f"{self.name}: {problem}")
 
     def text(self) -> str:
+        if isinstance(self.value, int | float) and not isinstance(self.value, bool):
+            raise self.fault(f"expected a text, found the number {self.value}; put it in quotes")
         if not isinstance(self.value, str) or not self.value or "\0" in self.value:
             raise self.fault("expected a text that is not empty")
         return self.value

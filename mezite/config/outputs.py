@@ -165,6 +165,8 @@ def further_from(value: object, source: str, first: Path) -> tuple[OutputConfig,
 def _further(value: object, source: str) -> OutputConfig:
     from mezite.config.reading import Section  # YAML takes time to load, and a file is seldom needed
 
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{source}: expected a name and a destination, found {value!r}")
     section = Section.from_value(value, source)
     section.values = {key.replace("_", "-"): one for key, one in section.values.items()}
     section.known(OUTPUT_KEYS)

@@ -104,6 +104,13 @@ def test_the_home_directory_is_known_in_every_path(
     assert found.further[0].destination == tmp_path / "a"
 
 
+def test_a_pin_that_yaml_takes_for_a_number_is_told(yaml: Path) -> None:
+    yaml.write_text(f"ca-pin: {'1' * 32}\n")
+    assert fault({}, yaml).endswith(f"ca-pin: expected a text, found the number {'1' * 32}; put it in quotes")
+    yaml.write_text(f"ca-pin: '{'1' * 32}'\n")
+    assert config(yaml=yaml).ca_pin == "1" * 32
+
+
 @pytest.mark.parametrize(
     "key", ["destination", "join-token-file", "ca-file", "control-socket", "destinations"]
 )

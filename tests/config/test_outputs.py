@@ -64,6 +64,7 @@ def one(**changes: Any) -> dict[str, Any]:
     [
         ({"destinations": {}}, "destinations: expected a list"),
         ({"destinations": [{"name": str(n), "destination": f"/d/{n}"} for n in range(8)]}, "at most 7"),
+        ({"destinations": ["/srv/logs"]}, "destinations[0]: expected a name and a destination"),
         (one(name=None), "name: expected"),
         (one(name="default"), "not 'default'"),
         (one(name="../x"), "name: expected"),
