@@ -9,6 +9,7 @@ from benchmarks.measure import Table
 TOPICS = {
     "rpc": "renewals and joins, beside empty gRPC calls",
     "stages": "where a renewal's time goes, without gRPC",
+    "stepca": "renewals and joins beside step-ca, where STEP_CA names its program",
     "workers": "renewals by 1, 2 and 4 workers",
     "storage": "durable generation steps, slow disks, a million instances",
     "growth": "bytes that a renewal adds to a SQLite database, and has written",
