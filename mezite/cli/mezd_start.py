@@ -41,7 +41,8 @@ PROGRAM = "mezd"
 @click.option("--join-token-file", metavar="FILE", shell_complete=files,
               help="File that holds the join token.")
 @click.option("--destination", metavar="DIR", shell_complete=directories,
-              help="Directory where the identity's files are written.")
+              help="Directory where the identity's files are written; default: "
+                   "/var/lib/mezite/identity/certs for root, else ~/.local/state/mezite/identity.")
 @click.option("--renewal-interval", metavar="DURATION",
               help="How often to renew, such as 30m; shorter than the certificate's TTL.")
 @click.option("--certificate-ttl", metavar="DURATION",

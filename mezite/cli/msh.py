@@ -67,6 +67,8 @@ def ssh(login: str | None, cert: str | None, node: str, command: tuple[str, ...]
     """Log in to NODE, or run COMMAND there.
 
     msh ssh --login=deploy web-1 -- ./deploy.sh
+
+    With options of ssh's own: ssh -F DIR/ssh_config -v deploy@web-1, where DIR is the identity's directory.
     """
     _exec(ssh_argv(login, cert, node, command, os.environ))
 
