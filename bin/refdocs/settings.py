@@ -17,7 +17,7 @@ from mezite.config.reading import Section
 from mezite.config.server import _ENVIRONMENT, ServerConfig
 from mezite.core.duration import format_duration
 from refdocs.markdown import NOTE, cell, code, plain, table
-from refdocs.words import DAEMON, SERVER
+from refdocs.words import DAEMON, FURTHER, SERVER
 
 HOST = "the-name-of-the-host"
 EVERYTHING: dict[str, Any] = {
@@ -140,7 +140,8 @@ def _daemon() -> str:
         variable = "MEZITE_" + key.upper().replace("-", "_")
         where = "in the file only" if in_file_only else f"{code(f'--{key}')}, {code(variable)}"
         rows.append((code(key), where, cell(plain(words))))
-    inner = [(code(key), cell(DAEMON.get(key) or plain(helps.get(key, "–")))) for key in outputs.OUTPUT_KEYS]
+    further = {**helps, **DAEMON, **FURTHER}
+    inner = [(code(key), cell(plain(further.get(key, "–")))) for key in outputs.OUTPUT_KEYS]
     return (
         table(("key in the file", "flag, environment", "what"), rows)
         + "### Of each one of destinations\n\n" + table(("key", "what"), inner)

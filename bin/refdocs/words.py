@@ -72,6 +72,9 @@ DAEMON = {
     "on-renew-timeout": "How long one of them may take; default 60s.",
 }
 
+FURTHER = {"destination": "Directory where its files are written. Must be given."}
+"""Of what is otherwise for a further destination than for the first one."""
+
 REASONS = {
     "token_unknown": "no such join token, or the wrong secret",
     "token_expired": "the token's time is over",
