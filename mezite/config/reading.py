@@ -60,13 +60,14 @@ def parse_yaml(text: bytes, source: str) -> Any:
         raise _too_deep(source) from None
     except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"{source}: not YAML: {' '.join(str(error).split())[:200]}") from None
-    _check_size(document, source)
+    _check_values(document, source)
     return document
 
 
-def _check_size(document: object, source: str) -> None:
+def _check_values(document: object, source: str) -> None:
     """Bounded in depth and breadth with every alias written out: whoever walks
-    through it, or shows a part of it in a message, comes to an end."""
+    through it, or shows a part of it in a message, comes to an end.  And every
+    text can be a file's name, or stand in a request."""
     level, count = [document], 1
     for _ in range(MAX_DEPTH):
         below: list[object] = []
@@ -75,6 +76,8 @@ def _check_size(document: object, source: str) -> None:
                 below += [*value.keys(), *value.values()]
             elif isinstance(value, list | tuple | set):
                 below += value
+            elif isinstance(value, str) and _is_broken(value):
+                raise UsageError(f"{source}: {value[:40]!r} holds half a character; write the whole one")
             if count + len(below) > MAX_VALUES:
                 raise UsageError(
                     f"{source}: more than {MAX_VALUES} values, aliases written out; that is no configuration"
@@ -83,6 +86,15 @@ def _check_size(document: object, source: str) -> None:
             return
         level, count = below, count + len(below)
     raise _too_deep(source)
+
+
+def _is_broken(text: str) -> bool:
+    """Whether a part of it is one of a pair that stands alone, which YAML's escapes can write."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _too_deep(source: str) -> UsageError:

@@ -30,6 +30,8 @@ def load(text: str, environ: dict[str, str] | None = None, uid: int = 1000) -> S
         (b"a: [", "m.yaml: line 1, column 5: not YAML: expected the node content"),
         (b"!!python/object:os.system x", "m.yaml: line 1, column 1: could not determine a constructor"),
         (b"a: &x [*x]", "m.yaml: line 1, column 4: found unconstructable recursive node"),
+        (b'a: [{b: "x\\ud800"}]', "m.yaml: 'x\\ud800' holds half a character; write the whole one"),
+        (b'"\\udfff": 1', "m.yaml: '\\udfff' holds half a character; write the whole one"),
         (b"a" * (1024 * 1024 + 1), "m.yaml: larger than 1 MiB; that is no configuration"),
     ],
 )
