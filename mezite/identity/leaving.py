@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from mezite.certs import keys
 from mezite.core.request import LeaveRequest, RenewRequest, Wishes
 from mezite.errors import MeziteError, Reason, Refused, Unreachable, UntrustedServer
+from mezite.identity import pace
 from mezite.identity.answers import accept
 from mezite.identity.records import Durable, Held
 from mezite.identity.state import Keeps
@@ -54,7 +55,13 @@ async def _leave(durable: Durable, state: Keeps, server: str, trust: ServerTrust
                     f"instance {held.instance_id} has been renewed by another holder since; "
                     "tell an operator, and let it renew once more: that proves it",
                 ) from None
-            raise
+            if refused.reason in pace.SERVER_TROUBLE:
+                raise
+            raise Refused(
+                refused.reason,
+                f"{refused}; nothing was removed here; an operator can end it: "
+                f"mezctl instances rm {held.instance_id}",
+            ) from None
         return held
 
 

@@ -45,7 +45,7 @@ def test_not_under_a_running_daemon_and_not_without_an_identity(cluster: Cluster
 
 
 def test_without_its_server_nothing_is_removed(cluster: Cluster) -> None:
-    """It can be done again when the server is back."""
+    """It can be done again when the server is back; and where it refuses, the line says what helps."""
     cluster.add_role()
     machine = cluster.machine()
     assert machine.once(f"--join-token={cluster.add_bot()}").code == 0
@@ -54,4 +54,11 @@ def test_without_its_server_nothing_is_removed(cluster: Cluster) -> None:
     assert leave(machine).code == 1
     assert (machine.destination / "ssh_key").exists()
     cluster.start()
-    assert leave(machine).code == 0
+    cluster.ctl("bots", "lock", "github-deploy")
+    done = leave(machine)
+    assert (done.code, done.err.count("\n")) == (3, 1), done
+    assert "bot/github-deploy is locked; nothing was removed here; an operator can end it" in done.err
+    remedy = done.err.rpartition(": ")[2].removesuffix(" (locked)\n")
+    assert (machine.destination / "ssh_key").exists()
+    cluster.ctl(*remedy.removeprefix("mezctl ").split())
+    assert leave(machine).code == 0, "what the line names helps"
