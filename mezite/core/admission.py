@@ -13,17 +13,14 @@ from enum import Enum
 
 from msgspec import Struct
 
+from mezite.core.throughput import Throughput
+
 MOST_WAIT_S = 900.0
 """The longest that anybody is told to stay away."""
 _LEAST_WAIT_S = 1.0
 _KEPT_ADDRESSES = 20_000
 _BURST = 20
 """Seconds of a rate that may come at once."""
-_LONGEST_QUEUE_S = 8.0
-"""Nobody waits for longer by the pace measured: clients give up after 20 seconds."""
-_LEAST_ROOM = 8
-_FIRST_PACE = 200.0
-"""Answers a second, until it has been measured."""
 
 
 class Limits(Struct, frozen=True):
@@ -77,15 +74,20 @@ class Line:
     def __init__(self) -> None:
         self._next = 0.0
 
+    def is_awaited(self, now: float) -> bool:
+        """Whether some have been told to come later than *now*."""
+        return self._next > now
+
     def wait(self, now: float, pace: float, ahead: int = 0) -> float:
         """Seconds; *ahead* of them are still served before him, *pace* a second."""
-        head = now + ahead / pace
+        # Nobody is told less than a second: that is where it begins, else all the first came at once.
+        head = now + max(ahead / pace, _LEAST_WAIT_S)
         if self._next > now + MOST_WAIT_S:
             # Longer than anybody is sent away for: a second one begins beside it, so that
             # they come all the time, and not all in the end.
             self._next = head
         self._next = max(self._next, head) + 1 / pace
-        return min(max(self._next - now, _LEAST_WAIT_S), MOST_WAIT_S)
+        return min(self._next - now, MOST_WAIT_S)
 
 
 class _Addresses:
@@ -114,9 +116,7 @@ class Admission:
 
     def __init__(self, limits: Limits, now: float) -> None:
         self._limits = limits
-        self.waiting = 0
-        self._queue = Line()
-        self._pace, self._done, self._since = _FIRST_PACE, 0, now
+        self._throughput, self._queue = Throughput(limits.waiting, now), Line()
         self._joins, self._joins_line = Bucket(limits.joins, now), Line()
         self._joins_of = _Addresses(limits.joins_of_address)
         self._failures = Bucket(limits.failures, now)
@@ -128,17 +128,27 @@ class Admission:
         self._proven: OrderedDict[str, None] = OrderedDict()
 
     @property
+    def waiting(self) -> int:
+        return self._throughput.waiting
+
+    @property
     def room(self) -> int:
         """How many may wait, by the pace that is kept."""
-        return min(self._limits.waiting, max(_LEAST_ROOM, int(self._pace * _LONGEST_QUEUE_S)))
+        return self._throughput.room
+
+    @property
+    def pace(self) -> float:
+        """Of those a second who are turned away for want of room, and come again."""
+        return self._throughput.pace
 
     def enter(self, kind: Kind, address: str, now: float) -> float | None:
         """``None``: the request is served, and :meth:`leave` follows; else in how
         many seconds its sender may come again."""
         is_join = kind is Kind.JOIN
-        room = self.room
-        if self.waiting >= (room // 2 if is_join else room):
-            return self._queue.wait(now, self._pace, self.waiting)
+        throughput = self._throughput
+        if throughput.waiting >= (throughput.room // 2 if is_join else throughput.room):
+            throughput.turn_away()
+            return self._queue.wait(now, throughput.pace, throughput.waiting)
         if "." not in address:
             address = _network(address)
         is_suspect = False
@@ -152,7 +162,7 @@ class Admission:
         else:
             wait = self._renewal_wait(address, now, is_suspect)
         if wait is None:
-            self.waiting += 1
+            throughput.enter(now)
             if is_join:
                 self._joining[address] += 1
         return wait
@@ -189,9 +199,7 @@ class Admission:
         given_up: bool = False,
     ) -> None:
         """A request that had been let in is answered, or *given_up* by its sender."""
-        if not given_up:
-            self._measure(now)
-        self.waiting -= 1
+        self._throughput.leave(now, is_answered=not given_up, is_awaited=self._queue.is_awaited(now))
         if "." not in address:
             address = _network(address)
         if kind is Kind.JOIN:
@@ -206,17 +214,6 @@ class Admission:
             self._proven.move_to_end(address)
             if len(self._proven) > _KEPT_ADDRESSES:
                 self._proven.popitem(last=False)
-
-    def _measure(self, now: float) -> None:
-        """How many are answered a second, while enough of them wait."""
-        if self.waiting < self.room // 4:
-            self._done, self._since = 0, now
-            return
-        self._done += 1
-        passed = now - self._since
-        if passed >= 1.0:
-            self._pace = max(1.0, (self._pace + self._done / passed) / 2)
-            self._done, self._since = 0, now
 
 
 def _network(address: str) -> str:
