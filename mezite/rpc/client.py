@@ -190,9 +190,12 @@ class AuthClient:
         try:
             return await call(request, timeout=self._seconds)
         except grpc.aio.AioRpcError as error:
-            raise self._error(error) from None
+            failure = self._error(error)
         except grpc.aio.UsageError:
-            raise Unreachable(f"the connection to {self.address} is closed") from None
+            failure = Unreachable(f"the connection to {self.address} is closed")
+        # Not in there: grpc's error has the call, which keeps its connection open, and whoever
+        # waits to ask again keeps ours with all that led to it.
+        raise failure
 
     def _error(self, error: grpc.aio.AioRpcError) -> MeziteError:
         details = error.details() or ""

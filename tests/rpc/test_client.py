@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -14,6 +16,7 @@ from mezite.certs import keys
 from mezite.certs.x509 import SERVER_NAME
 from mezite.core.request import Issued, JoinRequest, RenewRequest
 from mezite.errors import InvalidInput, Reason, Refused, Unreachable, UntimelyServer, UntrustedServer
+from mezite.errors import InvalidInput, MeziteError, Reason, Refused, Unreachable, UntrustedServer
 from mezite.rpc.client import AuthClient, ServerTrust
 from tests.harness import Auth, Machine, Pending
 from tests.rpc.serving import Ca, Servicer, serving
@@ -81,6 +84,52 @@ def test_get_cluster(auth: Auth, ca: Ca) -> None:
     assert (auth.context.cluster.uuid, "example", auth.now) == (
         cluster.uuid, cluster.name, cluster.server_time
     )
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("", Refused), ("internal", MeziteError)])
+def test_an_error_that_is_kept_keeps_no_connection_open(
+    auth: Auth, ca: Ca, mode: str, kind: type[MeziteError]
+) -> None:
+    """A daemon keeps it until it asks again, a quarter of an hour later at the most; the server has
+    100 KB for each connection."""
+    machine, token = Machine(auth), auth.add_token(auth.add_bot())
+    auth.advance(hours=2)
+
+    async def kept() -> MeziteError:
+        is_closed = asyncio.Event()
+
+        async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            """To the server, until the client closes."""
+            back, forth = await asyncio.open_connection("127.0.0.1", port)
+            answers = asyncio.ensure_future(pump(back, writer))
+            await pump(reader, forth)
+            is_closed.set()
+            forth.close()
+            await answers
+            writer.close()
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError):
+                while data := await source.read(65536):
+                    sink.write(data)
+
+        async with serving(Servicer(auth, mode), ca.leaf("127.0.0.1")) as port:
+            between = await asyncio.start_server(relay, "127.0.0.1", 0)
+            address = f"127.0.0.1:{between.sockets[0].getsockname()[1]}"
+            with pytest.raises(MeziteError) as caught:
+                async with AuthClient(address, ServerTrust.from_cas([ca.certificate])) as client:
+                    await joining(auth, machine, token)(client)
+            await asyncio.wait_for(is_closed.wait(), 30)
+            between.close()
+            return caught.value
+
+    gc.collect()
+    gc.disable()  # nobody can wait for it
+    try:
+        error = asyncio.run(kept())
+    finally:
+        gc.enable()
+    assert isinstance(error, kind)
 
 
 def test_refusals_arrive_whole(auth: Auth, ca: Ca) -> None:
