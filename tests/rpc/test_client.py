@@ -15,8 +15,15 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from mezite.certs import keys
 from mezite.certs.x509 import SERVER_NAME
 from mezite.core.request import Issued, JoinRequest, RenewRequest
-from mezite.errors import InvalidInput, Reason, Refused, Unreachable, UntimelyServer, UntrustedServer
-from mezite.errors import InvalidInput, MeziteError, Reason, Refused, Unreachable, UntrustedServer
+from mezite.errors import (
+    InvalidInput,
+    MeziteError,
+    Reason,
+    Refused,
+    Unreachable,
+    UntimelyServer,
+    UntrustedServer,
+)
 from mezite.rpc.client import AuthClient, ServerTrust
 from tests.harness import Auth, Machine, Pending
 from tests.rpc.serving import Ca, Servicer, serving
