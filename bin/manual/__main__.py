@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -48,4 +48,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "man"))
+    parser = argparse.ArgumentParser(prog="bin/man", description="Writes the man pages.")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("man"))
+    main(parser.parse_args().folder)
