@@ -81,10 +81,7 @@ class AgentConnection(agent.SSHAgentServer, TimeoutMixin):
             self.close()
             return
         if not self.factory.allowed.admits(self.caller):
-            self.factory.tell(
-                "turned away {caller}, process {pid}: it may not use this agent",
-                caller=self.caller, pid=self.caller.pid,
-            )
+            self._tell("turned away {caller}, process {pid}: it may not use this agent")
             self.close()
         elif len(self.factory.open) > self.factory.max_connections:
             self.factory.tell("turned away {caller}: too many connections", caller=self.caller)
@@ -127,6 +124,11 @@ class AgentConnection(agent.SSHAgentServer, TimeoutMixin):
         self._buffer.clear()
         self.transport.abortConnection()
 
+    def _tell(self, format: str, **fields: object) -> None:
+        """In the log, with the client's account and process."""
+        pid = self.caller.pid if self.caller is not None else None
+        self.factory.tell(format, caller=self.caller, pid=pid, **fields)
+
     def _answer_all(self) -> None:
         if self._busy:
             return  # an answer below us on the stack has choked and unchoked the connection
@@ -162,10 +164,7 @@ class AgentConnection(agent.SSHAgentServer, TimeoutMixin):
             number, answer = self._answer(message[0], message[1:])
         except CertificateRejected as error:
             self.factory.refused += 1
-            self.factory.tell(
-                "refused {caller}, process {pid}: {why}",
-                caller=self.caller, pid=self.caller.pid if self.caller else None, why=plain(str(error)),
-            )
+            self._tell("refused {caller}, process {pid}: {why}", why=plain(str(error)))
             number, answer = agent.AGENT_FAILURE, b""
         except Exception:
             self._log.failure("a request to the agent broke", event="agent.broke")
@@ -195,8 +194,7 @@ class AgentConnection(agent.SSHAgentServer, TimeoutMixin):
         if binding.is_forwarding:
             # Whoever says so says it of himself, so it needs no proof, and it is not taken back.
             self._is_ours = False
-            self.factory.tell("{caller}, process {pid}, forwards it to another host: nothing is signed there",
-                              caller=self.caller, pid=self.caller.pid if self.caller else None)
+            self._tell("{caller}, process {pid}, forwards it to another host: nothing is signed there")
         check_binding(binding)
         if self._binding not in (None, binding):
             raise CertificateRejected("malformed", "this connection is bound to another session already")

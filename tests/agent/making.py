@@ -6,7 +6,7 @@ from functools import cache
 
 from mezite.agent.identities import AgentIdentity
 from mezite.certs import keys, ssh, wire
-from mezite.core.template import HOST, USER, CertificateTemplate
+from mezite.core.template import USER, CertificateTemplate
 
 SESSION = bytes(range(32))
 _HOST = keys.generate_ca_key()
@@ -74,13 +74,6 @@ def session_bind(
     blob = keys.public_blob(host) if host_key is None else host_key
     said = b"".join(map(wire.string, (b"session-bind@openssh.com", blob, session, signature)))
     return message(27, said + bytes([forwarding]) + rest)
-
-
-def host_certificate(host: keys.PrivateKey) -> bytes:
-    template = CertificateTemplate(
-        type=HOST, serial=1, key_id="h", principals=("h",), valid_after=0, valid_before=2**40
-    )
-    return ssh.build_certificate(template, keys.public_blob(host), ca(), b"n" * 32)
 
 
 def message(number: int, content: bytes = b"") -> bytes:

@@ -10,17 +10,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mezite.certs import keys
+from mezite.certs import keys, wire
 from mezite.certs.wire import Reader
 from tests.agent.making import (
     HOST_KEY,
-    host_certificate,
     identity,
     login_request,
+    message,
     session_bind,
     sign_request,
 )
 from tests.agent.test_connection import LIST, REFUSED, SIGNED, Client, Served, listed
+from tests.ssh.node import host_certificate
 
 HOSTBOUND = b"publickey-hostbound-v00@openssh.com"
 SUCCESS = [(6, b"")]
@@ -74,7 +75,7 @@ def test_of_another_session_or_server_nothing_is_signed(served: Served, changes:
 
 
 def test_servers_may_have_a_certificate(served: Served) -> None:
-    certificate = host_certificate(OTHER)
+    certificate = host_certificate(key=OTHER)
     client = served.connect()
     assert client.send(session_bind(host=OTHER, host_key=certificate)) == SUCCESS
     assert signs(client, method=HOSTBOUND, host_key=certificate)
@@ -129,8 +130,7 @@ def test_forwarded_to_a_host_it_lists_and_signs_nothing(
 
 
 def test_what_cannot_be_read_may_have_been_a_forwarded_one(served: Served) -> None:
-    whole = session_bind()[4:]
-    short = (len(whole) - 1).to_bytes(4, "big") + whole[:-1]
+    short = message(27, session_bind()[5:-1])
     for cut in (session_bind(rest=b"\0"), session_bind(session=b"s" * 65), short):
         client = served.connect()
         assert client.send(cut) == REFUSED
@@ -140,14 +140,13 @@ def test_what_cannot_be_read_may_have_been_a_forwarded_one(served: Served) -> No
 @given(st.binary(max_size=80))
 def test_no_bytes_break_it(content: bytes) -> None:
     made = Served()
-    said = len(b"session-bind@openssh.com").to_bytes(4, "big") + b"session-bind@openssh.com" + content
     client = made.connect()
-    assert client.send((len(said) + 1).to_bytes(4, "big") + b"\x1b" + said) == REFUSED
+    assert client.send(message(27, wire.string(b"session-bind@openssh.com") + content)) == REFUSED
     assert not client.is_cut
 
 
 def test_other_extensions_are_refused(served: Served) -> None:
     client = served.connect()
     for said in (b"\0\0\0\x05query", b"", b"\0\0\0\x05que"):
-        assert client.send((len(said) + 1).to_bytes(4, "big") + b"\x1b" + said) == REFUSED
+        assert client.send(message(27, said)) == REFUSED
     assert signs(client)
