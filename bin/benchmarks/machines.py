@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -143,29 +144,39 @@ async def load(
 ) -> Load:
     """Each of *works* repeated, all at once, each over connections of its own, for *seconds* or
     until there were *most*; *pid* is the server's, or those of its processes."""
+    callers = [Caller(target, fresh=fresh) for _ in works]
+    once = [partial(work, caller) for work, caller in zip(works, callers, strict=True)]
+    try:
+        return await repeated(pid, once, [caller.seconds for caller in callers], seconds=seconds, most=most)
+    finally:
+        await asyncio.gather(*(caller.close() for caller in callers))
+
+
+async def repeated(
+    pid: int | Sequence[int], once: Sequence[Callable[[], Awaitable[Any]]], noted: Sequence[list[float]], *,
+    seconds: float, most: int = 10**9,
+) -> Load:
+    """Each of *once* again and again, all at once, for *seconds* or until there were *most*; they
+    note in *noted* how long each request took."""
     pids = [pid] if isinstance(pid, int) else pid
 
     def used() -> float:
         return sum(map(cpu_seconds, pids))
 
-    callers = [Caller(target, fresh=fresh) for _ in works]
-    try:
-        # Connections that are kept are made, and everything is warm, before it counts.
-        await asyncio.gather(*(work(caller) for work, caller in zip(works, callers, strict=True)))
-        for caller in callers:
-            caller.seconds.clear()
-        count = itertools.count()
-        cpu, started = used(), time.perf_counter()
+    # Connections that are kept are made, and everything is warm, before it counts.
+    await asyncio.gather(*(one() for one in once))
+    for some in noted:
+        some.clear()
+    count = itertools.count()
+    cpu, started = used(), time.perf_counter()
 
-        async def repeat(work: Work, caller: Caller) -> None:
-            while time.perf_counter() - started < seconds and next(count) < most:
-                await work(caller)
+    async def repeat(one: Callable[[], Awaitable[Any]]) -> None:
+        while time.perf_counter() - started < seconds and next(count) < most:
+            await one()
 
-        await asyncio.gather(*(repeat(work, caller) for work, caller in zip(works, callers, strict=True)))
-        wall, cpu = time.perf_counter() - started, used() - cpu
-    finally:
-        await asyncio.gather(*(caller.close() for caller in callers))
-    times = [second for caller in callers for second in caller.seconds]
+    await asyncio.gather(*map(repeat, once))
+    wall, cpu = time.perf_counter() - started, used() - cpu
+    times = [second for some in noted for second in some]
     return Load(
         cpu / len(times) * 1e6, len(times) / wall, percentile(times, 0.5) * 1e3, percentile(times, 0.99) * 1e3
     )

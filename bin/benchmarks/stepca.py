@@ -21,8 +21,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -31,8 +31,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from benchmarks.machines import Caller, Load, Work, load
-from benchmarks.measure import Row, Table, cpu_seconds, percentile
+from benchmarks.machines import Caller, Load, Work, load, repeated
+from benchmarks.measure import Row, Table
 from benchmarks.rpc import CONNECTIONS, fleet
 from benchmarks.server import auth_server, free_port
 from mezite.certs import keys, ssh
@@ -117,21 +117,14 @@ class StepCa:
             if certificate.subject_blob != blob:
                 raise RuntimeError("step-ca has certified another key")
 
-        await asyncio.gather(*(sign(one) for one in kept))
-        took.clear()
-        cpu, begun = cpu_seconds(self.process.pid), time.perf_counter()
-
-        async def repeat(connection: Any) -> None:
-            while time.perf_counter() - begun < seconds:
-                await sign(connection)
-
-        await asyncio.gather(*map(repeat, kept))
-        wall, cpu = time.perf_counter() - begun, cpu_seconds(self.process.pid) - cpu
-        for one in kept:
-            if one is not None:
-                one[1].close()
-        return Load(cpu / len(took) * 1e6, len(took) / wall, percentile(took, 0.5) * 1e3,
-                    percentile(took, 0.99) * 1e3)
+        try:
+            return await repeated(
+                self.process.pid, [partial(sign, one) for one in kept], [took], seconds=seconds
+            )
+        finally:
+            for one in kept:
+                if one is not None:
+                    one[1].close()
 
 
 async def _answer(reader: asyncio.StreamReader) -> bytes:
