@@ -324,7 +324,8 @@ class Storage(Protocol):
         ...
 
     def read(self, use_case: Callable[[Transaction], T]) -> Future[T]:
-        """Like :meth:`write`, on a snapshot, for use cases that change nothing."""
+        """Like :meth:`write`, on a snapshot that is not older than this call, for use cases that
+        change nothing."""
         ...
 
     def subscribe(self, listener: Listener) -> None:

@@ -94,10 +94,13 @@ class Worker:
 
     def _run_batch(self, first: Queued) -> None:
         """Together, and when that clashes each alone; every future is resolved in the end."""
-        started, jobs = [first], self._arriving(first)
+        started, jobs = [first], self._arriving()
+        if first.is_reading:
+            # All before the snapshot is taken: who asks after a commit has a right to a newer one.
+            started += jobs
         try:
             try:
-                self._transact(jobs, started)
+                self._transact(chain(list(started), jobs), started)
             except _Raised as raised:
                 self._transact(chain(list(started), jobs), started, apart=True, settled=raised)
         except (Clash, Broken):
@@ -207,9 +210,8 @@ class Worker:
             link.run("release use_case")
         return partial(job.settle, result, error)
 
-    def _arriving(self, first: Queued) -> Iterator[Queued]:
-        """*first* and what is queued when it has been run, and so on, a batch of them."""
-        yield first
+    def _arriving(self) -> Iterator[Queued]:
+        """What is queued when those before it have been run, and so on, a batch with the first."""
         for _ in range(MAX_BATCH - 1):
             try:
                 following = self.queue.get_nowait()

@@ -203,7 +203,9 @@ class QueuedStorage:
     def _serve_reads(self) -> None:
         link = Link(self._source)
         while isinstance(job := self._reads.get(), Job):
-            self._hand_over(self._run_batch(_arriving(job, self._reads, MAX_READ_BATCH), link).calls)
+            # All before the snapshot is taken: who asks after a commit has a right to a newer one.
+            jobs = list(_arriving(job, self._reads, MAX_READ_BATCH))
+            self._hand_over(self._run_batch(jobs, link).calls)
         link.close()
 
     def _run_batch(self, jobs: Iterable[Waiter], link: Link) -> Batch:

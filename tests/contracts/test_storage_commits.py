@@ -13,6 +13,7 @@ import pytest
 from mezite.core.model import LockKind
 from mezite.errors import Conflict, NotFound, StorageFailure
 from mezite.storage.interface import Storage, Transaction
+from mezite.storage.memory import MemoryStorage
 from mezite.storage.queued import QueuedStorage
 from tests.contracts.conftest import OpenStorage
 from tests.storage.making import (
@@ -464,3 +465,30 @@ def test_a_conflict_is_no_failure_of_the_batch(storage: Storage) -> None:
     assert isinstance(conflict.exception(30), Conflict)
     done(other)
     assert values(storage, "ab") == "b"
+
+
+def test_a_read_sees_what_was_committed_before_it_was_asked_for(storage: Storage) -> None:
+    """Readers that are busy on snapshots from before the commit do not answer whoever comes
+    after it from these: the node would keep what it has read, and miss a lock."""
+    if isinstance(storage, MemoryStorage):
+        pytest.skip("its reads wait in line with its writes")
+    go_on, seen = threading.Event(), threading.Semaphore(0)
+    before: list[Future[bool]] = []
+
+    def slow(tx: Transaction) -> bool:
+        found = tx.value("a") is not None
+        seen.release()
+        assert go_on.wait(30)
+        return found
+
+    try:
+        # One by one, as many as there are readers: none of them is free for what follows.
+        for _ in range(2):
+            before.append(storage.read(slow))
+            assert seen.acquire(timeout=30)
+        write(storage, setting("a"))
+        after = [storage.read(lambda tx: tx.value("a") is not None) for _ in range(8)]
+    finally:
+        go_on.set()
+    assert [done(one) for one in before] == [False, False]
+    assert [done(one) for one in after] == [True] * 8
