@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import socket
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from mezite.admin.client import connect
 from tests.system.processes import (
     TIMEOUT,
     Cluster,
@@ -107,6 +111,45 @@ def test_a_changed_role_holds_from_the_next_login_on(cluster: Cluster) -> None:
     assert machine.ssh("true").code == 255
     cluster.add_role(deny={"logins": ["nobody"]}, allow={"node_labels": {"*": "*"}, "logins": ["deploy"]})
     assert machine.ssh("true").code == 0
+
+
+@contextlib.contextmanager
+def reading(cluster: Cluster, callers: int = 4) -> Iterator[None]:
+    """Operators who list all bots without a pause: the server's readers are never idle."""
+    socket_path, ended = cluster.data / "admin.sock", threading.Event()
+
+    def call(method: str, *requests: dict[str, Any], until: Callable[[], bool] = lambda: True) -> None:
+        with contextlib.closing(connect([socket_path], remedy="", timeout=TIMEOUT)) as client:
+            while True:
+                for params in requests:
+                    client.call(method, params)
+                if until():
+                    return
+
+    call("bots.add", *({"name": f"idle-{number}", "roles": ["ci-deployer"]} for number in range(200)))
+    with ThreadPoolExecutor(callers) as pool:
+        calls = [pool.submit(call, "bots.ls", {"limit": 200}, until=ended.is_set) for _ in range(callers)]
+        try:
+            yield
+        finally:
+            ended.set()
+        for one in calls:
+            one.result()
+
+
+def test_a_lock_holds_at_once_however_much_is_read(cluster: Cluster) -> None:
+    """The node reads its policy anew after a change, and keeps it: it must be the new one."""
+    machine = joined(cluster, allow={"node_labels": {"*": "*"}, "logins": ["deploy", "watch"]})
+    # While somebody is logged in, a change is read at once, not at the next login.
+    session = spawn(machine, "session", "-N", f"watch@{NAME}")
+    wait_for(lambda: events(cluster, "user.login"), "session")
+    with reading(cluster):
+        for _ in range(6):
+            lock = yaml.safe_load(cluster.ctl("locks", "add", "--login=deploy", "--format=json"))["lock"]
+            assert machine.ssh("true").code == 255
+            cluster.ctl("locks", "rm", lock["id"])
+            assert machine.ssh("true").code == 0
+    assert "locked" not in session.text()
 
 
 @pytest.mark.config(ssh=SYSTEM)
