@@ -125,11 +125,12 @@ def _serve(
     from mezite.cli.mezd_outputs import told_of
     from mezite.config.outputs import FIRST
     from mezite.identity.allocator import one_arena
+    from mezite.identity.clocks import Clocks
     from mezite.identity.events import Finish
     from mezite.identity.given import options_for, remote_for
     from mezite.identity.logs import begin_logging
     from mezite.identity.report import tell_damage
-    from mezite.identity.service import Clocks, IdentityService
+    from mezite.identity.service import IdentityService
     from mezite.supervision import ServiceManager
 
     one_arena()

@@ -25,6 +25,7 @@ from mezite.config import daemon
 from mezite.core.duration import format_duration
 from mezite.errors import MeziteError, NoAnswer, Unreachable, UsageError
 from mezite.identity import readiness, report
+from mezite.identity.clocks import Clocks
 from mezite.identity.destination import Directory
 from mezite.identity.events import Finish
 from mezite.identity.given import (
@@ -38,7 +39,7 @@ from mezite.identity.given import (
 )
 from mezite.identity.places import Outlets
 from mezite.identity.records import ONE_OUTPUT, OUTPUT, Durable, Held
-from mezite.identity.service import Clocks, IdentityService
+from mezite.identity.service import IdentityService
 from mezite.identity.state import StateFile, is_there
 
 DEFAULT_PATIENCE = timedelta(minutes=1)
@@ -67,6 +68,10 @@ class Forgetful:
         return Durable()
 
     def save(self, durable: Durable) -> None: ...
+
+    def missing(self) -> tuple[str, ...]:
+        return ()
+
     def release(self) -> None: ...
 
 

@@ -30,6 +30,10 @@ class AgentPlace:
         )
         return self._agent.identities.offer(identity, now)
 
+    def is_there(self) -> bool:
+        """Always: :meth:`tidy` makes a socket anew that was removed."""
+        return True
+
     def tidy(self, now: timedelta) -> None:
         self._agent.tidy(now)
 

@@ -47,6 +47,9 @@ class Destination(Protocol):
     def tidy(self, now: timedelta) -> None:
         """Sets that were replaced more than :data:`GRACE` before *now* are gone."""
 
+    def is_there(self) -> bool:
+        """Whether a reader finds every file of the last set that was published."""
+
     def published(self) -> dict[str, bytes]:
         """Name → content of what a reader finds."""
 
@@ -137,6 +140,9 @@ class Directory:
             return self.path / (self.path / CURRENT).readlink()
         except OSError:
             return None
+
+    def is_there(self) -> bool:
+        return all(os.path.isfile(self.path / name) for name in self.form.names())  # noqa: PTH113 (never an error)
 
     def published(self) -> dict[str, bytes]:
         current = self.current_set()
@@ -316,6 +322,9 @@ class Memory:
 
     def tidy(self, now: timedelta) -> None:
         self.replaced = [(since, files) for since, files in self.replaced if now - since < GRACE]
+
+    def is_there(self) -> bool:
+        return bool(self._files)
 
     def published(self) -> dict[str, bytes]:
         return dict(self._files)

@@ -121,6 +121,10 @@ class PublishFailed(Struct, frozen=True):
     error: MeziteError
 
 
+class Removed(Struct, frozen=True):
+    """What was published, or saved, is no longer where it was."""
+
+
 class RenewNow(Struct, frozen=True):
     """A person asks for a renewal, due or not."""
 
@@ -131,7 +135,7 @@ class Stop(Struct, frozen=True):
 
 Event = (
     Start | Tick | KeysMade | Saved | SaveFailed | DestinationReady | DestinationUnfit | Answered
-    | WasRefused | Unanswered | Untrusted | Published | PublishFailed | RenewNow | Stop
+    | WasRefused | Unanswered | Untrusted | Published | PublishFailed | Removed | RenewNow | Stop
 )
 
 

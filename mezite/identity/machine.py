@@ -41,6 +41,7 @@ from mezite.identity.events import (
     Publish,
     Published,
     PublishFailed,
+    Removed,
     RenewNow,
     Save,
     Saved,
@@ -355,6 +356,13 @@ def _publish_failed(state: State, event: PublishFailed, now: Moment) -> Outcome:
     return replace(state, phase=phase), (trouble,)
 
 
+def _removed(state: State, event: Removed, now: Moment) -> Outcome:
+    if (held := state.durable.held) is None or state.publish_due is not None:
+        return state, ()
+    # Where the state cannot be saved now, the next renewal tells.
+    return replace(state, phase=Phase.PUBLISHING), (Save(state.durable), Publish(held))
+
+
 def _finish(state: State, exit_code: int, error: MeziteError) -> Outcome:
     return replace(state, phase=Phase.ENDED, trouble=error), (Finish(exit_code, error),)
 
@@ -384,7 +392,9 @@ TABLE: dict[tuple[Phase, type[Event]], Transition] = {
     (Phase.PUBLISHING, Published): _published,
     (Phase.PUBLISHING, PublishFailed): _publish_failed,
     (Phase.HOLDING, Tick): _tick,
+    (Phase.HOLDING, Removed): _removed,
     (Phase.HOLDING, RenewNow): _renew_now,
     (Phase.WAITING, Tick): _tick,
+    (Phase.WAITING, Removed): _removed,
     (Phase.WAITING, RenewNow): _renew_now,
 }

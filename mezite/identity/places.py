@@ -20,6 +20,9 @@ class Place(Protocol):
     def publish(self, outputs: Outputs, now: timedelta) -> bool:
         """*outputs* are what is seen from now on; False when they were already."""
 
+    def is_there(self) -> bool:
+        """Whether what was published can still be found; a glance, not a check of it."""
+
     def tidy(self, now: timedelta) -> None:
         """What was replaced long before *now* is gone."""
 
@@ -60,6 +63,12 @@ class Outlets:
             first = first or failed
         if first is not None:
             raise first
+
+    def removed(self) -> tuple[str, ...]:
+        """The outputs that are served and of which something is there no more."""
+        return tuple(
+            name for name in self.served if not all(place.is_there() for place in self._places[name])
+        )
 
     def tidy(self, now: timedelta) -> None:
         for place in self._all():

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
@@ -22,6 +19,7 @@ from mezite.core.duration import format_duration
 from mezite.core.request import Issued
 from mezite.errors import MeziteError, Refused, Unreachable, UntrustedServer
 from mezite.identity import readiness, report
+from mezite.identity.clocks import Clocks
 from mezite.identity.events import (
     Action,
     Answered,
@@ -33,10 +31,10 @@ from mezite.identity.events import (
     Finish,
     KeysMade,
     MakeKeys,
-    Moment,
     Publish,
     Published,
     PublishFailed,
+    Removed,
     RenewNow,
     Save,
     Saved,
@@ -73,6 +71,8 @@ from mezite.parts import Service
 from mezite.supervision import ServiceManager
 
 TICK = timedelta(milliseconds=500)
+LOOK_EVERY = timedelta(seconds=10)
+"""Between two looks at whether what was written is still there."""
 
 
 def make_keys(outputs: Sequence[Wanted] = ONE_OUTPUT) -> GenerationKeys:
@@ -83,27 +83,6 @@ def make_keys(outputs: Sequence[Wanted] = ONE_OUTPUT) -> GenerationKeys:
 def _new_pair() -> KeyPair:
     key = keys.generate_key()
     return KeyPair(keys.private_to_pem(key, None), keys.public_blob(key))
-
-
-class Clocks(Struct, frozen=True):
-    """Where time and chance come from."""
-
-    monotonic: Callable[[], float]
-    """Seconds."""
-    wall: Callable[[], float]
-    """Seconds since the epoch."""
-    chance: Callable[[], float]
-
-    def moment(self) -> Moment:
-        return Moment(
-            timedelta(seconds=self.monotonic()),
-            datetime.fromtimestamp(self.wall(), UTC),
-            self.chance(),
-        )
-
-    @classmethod
-    def of_system(cls) -> Clocks:
-        return cls(time.monotonic, time.time, random.random)
 
 
 class _Loop(LoopingCall):
@@ -163,6 +142,8 @@ class IdentityService(Service):
         self.meter = RequestMeter()
         """What was asked of the server in this run."""
         self._loop = _Loop(self._tick, reactor)
+        self._looked = timedelta(0)
+        self._removed_from = ""
 
     def startService(self) -> None:
         super().startService()
@@ -221,7 +202,22 @@ class IdentityService(Service):
         now = self._clocks.moment()
         self._outlets.tidy(now.monotonic)
         self._feed(Tick())
+        if now.monotonic - self._looked >= LOOK_EVERY and readiness.is_published(self.state):
+            self._looked = now.monotonic
+            self._look()
         self._supervised.live(now)
+
+    def _look(self) -> None:
+        removed = self._outlets.removed()
+        places = [str(one["destination"]) for one in self._described if one["name"] in removed]
+        where = ", ".join([*places, *self._state_file.missing()])
+        if where and where != self._removed_from:
+            self._log.warn(
+                "files were removed from {where}; writing them anew", event="identity.removed", where=where,
+            )
+        self._removed_from = where
+        if where:
+            self._feed(Removed())
 
     def _broken(self, failure: Failure) -> None:
         self._log.failure("the daemon broke", failure, event="identity.broke")

@@ -18,6 +18,7 @@ import hashlib
 import os
 import stat
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -114,6 +115,9 @@ class Keeps(Protocol):
     """What saving is to those who need no more of a :class:`StateFile`."""
 
     def save(self, durable: Durable) -> None: ...
+
+    def missing(self) -> Sequence[str]:
+        """The directory, where a file of the state was removed from it; else nothing."""
 
 
 class StateFile:
@@ -222,6 +226,12 @@ class StateFile:
         except OSError as error:
             raise self._failure("cannot write", error) from None
         self._sequence, self._older, self._newest = sequence, 1 - self._older, durable
+
+    def missing(self) -> Sequence[str]:
+        files = (self.directory / LOCK, *self._paths)
+        # Never an error, as of Path.exists: what cannot be seen is told when it is written.
+        is_whole = all(os.path.exists(path) for path in files)  # noqa: PTH110
+        return () if is_whole else (str(self.directory),)
 
     def _stay(self) -> None:
         """The directory is the one that we have locked, with both slots: what somebody has

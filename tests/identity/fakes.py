@@ -127,6 +127,13 @@ class FakeRemote:
                 asked.callback(said)
 
 
+class Emptied(Memory):
+    """A destination whose files somebody can remove."""
+
+    def empty(self) -> None:
+        self._files = {}
+
+
 class Crash(Exception):
     """The process is gone between two actions."""
 
@@ -142,7 +149,7 @@ class Rig:
     auth: Auth
     options: Options = field(default_factory=Options)
     disk: Durable = field(default_factory=Durable)
-    destination: Memory = field(default_factory=Memory)
+    destination: Emptied = field(default_factory=Emptied)
     monotonic: timedelta = timedelta(hours=5)
     wall_off: timedelta = timedelta(0)
     """This machine's clock less the server's."""

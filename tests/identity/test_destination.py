@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from datetime import timedelta
@@ -191,6 +192,19 @@ def test_a_missing_link_is_made_again(directory: Directory) -> None:
     (directory.path / "ssh_key").unlink()
     assert not directory.publish(identity, T0)
     assert (directory.path / "ssh_key").is_symlink()
+
+
+@pytest.mark.parametrize("name", [*NAMES, "current", "sets/1/ssh_key", "sets", "."])
+def test_what_was_removed_is_seen(directory: Directory, name: str) -> None:
+    identity = Outputs.from_held(held())
+    assert not directory.is_there()
+    directory.publish(identity, T0)
+    assert directory.is_there()
+    gone = directory.path / name
+    shutil.rmtree(gone) if gone.is_dir() and not gone.is_symlink() else gone.unlink()
+    assert not directory.is_there()
+    directory.publish(identity, T0)
+    assert directory.is_there()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -26,6 +26,7 @@ from mezite.identity.events import (
     Finish,
     Moment,
     Publish,
+    Removed,
     RenewNow,
     Skew,
     Start,
@@ -163,6 +164,39 @@ def test_publishing_is_tried_again_and_renewals_go_on(auth: Auth) -> None:
     assert before != rig.destination.published()
     assert isinstance(rig.actions[-1], TellIssued)
     assert (rig.state.publish_due, rig.state.trouble) == (None, None)
+
+
+@pytest.mark.parametrize("fault", [None, LOST_REQUEST])
+def test_what_was_removed_is_published_again_and_nothing_is_asked(auth: Auth, fault: str | None) -> None:
+    """Whether or not a renewal waits for its next try, which comes when it would have."""
+    rig = joined_rig(auth)
+    rig.advance(timedelta(minutes=5))
+    if fault is not None:
+        rig.faults.append(fault)
+        rig.feed(RenewNow())
+    before, asked = rig.state, len(rig.asked)
+    files = rig.destination.published()
+    rig.destination.empty()
+    rig.feed(Removed())
+    assert rig.destination.published().keys() == files.keys()
+    assert rig.destination.published()["ssh_key-cert.pub"] == files["ssh_key-cert.pub"]
+    assert (rig.state, len(rig.asked)) == (before, asked)
+
+
+def test_what_is_to_be_published_again_later_is_not_published_at_each_look(auth: Auth) -> None:
+    rig = joined_rig(auth)
+    rig.destination.empty()
+    rig.destination.has_room = False
+    rig.feed(Removed())
+    assert "no room" in str(rig.state.trouble)
+    tries = sum(isinstance(action, Publish) for action in rig.actions)
+    rig.feed(Removed())
+    assert sum(isinstance(action, Publish) for action in rig.actions) == tries
+    rig.destination.has_room = True
+    rig.advance(timedelta(minutes=1))
+    rig.feed(Tick())
+    assert rig.destination.published()
+    assert (rig.state.phase, rig.state.trouble) == (Phase.HOLDING, None)
 
 
 def test_publishing_is_done_again_at_start(auth: Auth) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mezite.core.request import JoinRequest, RenewRequest
 from mezite.errors import InvalidInput, Reason, ReasonClass, Refused
-from mezite.identity.events import RenewNow, Stop, Tick
+from mezite.identity.events import Removed, RenewNow, Stop, Tick
 from mezite.identity.states import Options, Phase
 from tests.harness import Auth
 from tests.identity.fakes import LOST_REPLY, LOST_REQUEST, Crash, Rig, keys_of
@@ -43,7 +43,7 @@ class Step:
 
 STEPS = st.builds(
     Step,
-    act=st.sampled_from(["restart", "renew", "renew", "wait", "wait", "stop"]),
+    act=st.sampled_from(["restart", "renew", "renew", "wait", "wait", "removed", "stop"]),
     second_token=st.booleans(),
     one_shot=st.sampled_from([False, False, False, True]),
     seconds=st.sampled_from([1, 60, 1800, 7200]),
@@ -92,6 +92,9 @@ class Life:
             self.rig.feed(RenewNow())
         elif step.act == "wait":
             self.rig.feed(Tick())
+        elif step.act == "removed":
+            self.rig.destination.empty()
+            self.rig.feed(Removed())
         else:
             self.rig.feed(Stop())
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
@@ -16,13 +18,14 @@ from twisted.python.failure import Failure
 
 from mezite.certs import verify
 from mezite.errors import Reason, Refused, Unreachable, UntrustedServer
+from mezite.identity.clocks import Clocks
 from mezite.identity.control import methods
 from mezite.identity.destination import Directory
 from mezite.identity.events import Finish
 from mezite.identity.logs import line
 from mezite.identity.places import Outlets
 from mezite.identity.records import Held
-from mezite.identity.service import TICK, Clocks, IdentityService
+from mezite.identity.service import TICK, IdentityService
 from mezite.identity.state import StateFile
 from mezite.identity.states import Options
 from tests.harness import Auth
@@ -252,6 +255,65 @@ def test_a_broken_remote_is_logged_and_tried_again(
 
 
 # --- the control socket --------------------------------------------------------------------
+
+
+def ssh_key(directory: Path) -> bytes:
+    """The public half of what is published there."""
+    key = load_ssh_private_key((directory / "ssh_key").read_bytes(), None)
+    return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+
+
+@pytest.mark.parametrize("name", ["ssh_key", "sets", ".mezite"])
+def test_files_that_somebody_removes_come_back_without_a_renewal(
+    auth: Auth, begin: Callable[..., Running], remote: FakeRemote, tmp_path: Path, log: list[str], name: str
+) -> None:
+    running = begin(token=auth.add_token(auth.add_bot()))
+    key = ssh_key(tmp_path)
+    running.advance(60)
+    asked = len(remote.requests)
+    gone = tmp_path / name
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    running.advance(11)
+    assert ssh_key(tmp_path) == key
+    running.advance(60)
+    where = tmp_path / name if name == ".mezite" else tmp_path
+    assert sum(f"files were removed from {where}; writing them anew" in one for one in log) == 1
+    assert len(remote.requests) == asked
+    generation = running.generation
+    running.stop()
+    assert begin().generation == generation
+
+
+def test_a_file_in_the_place_of_a_removed_one_is_told_and_left_alone(
+    auth: Auth, begin: Callable[..., Running], tmp_path: Path
+) -> None:
+    """Seen where another file of the set is missing; readiness is red until it is moved away."""
+    running = begin(token=auth.add_token(auth.add_bot()))
+    (tmp_path / "ssh_key").unlink()
+    (tmp_path / "known_hosts").unlink()
+    (tmp_path / "known_hosts").write_text("mine\n")
+    running.advance(11)
+    assert "known_hosts is there already" in str(running.service.not_ready_reason())
+    (tmp_path / "known_hosts").unlink()
+    running.advance(600)
+    assert running.service.not_ready_reason() is None
+    assert (tmp_path / "ssh_key").is_file()
+    running.stop()
+
+
+def test_what_cannot_be_written_anew_is_told_once(
+    auth: Auth, begin: Callable[..., Running], tmp_path: Path, log: list[str]
+) -> None:
+    running = begin(token=auth.add_token(auth.add_bot()))
+    shutil.rmtree(tmp_path / ".mezite")
+    (tmp_path / ".mezite").write_text("mine")
+    running.advance(300)
+    assert sum("files were removed from" in one for one in log) == 1
+    assert (tmp_path / ".mezite").read_text() == "mine"
+    (tmp_path / ".mezite").unlink()
+    running.advance(11)
+    assert not running.state_file.missing()
+    running.stop()
 
 
 def test_status_of_an_identity(auth: Auth, begin: Callable[..., Running], tmp_path: Path) -> None:

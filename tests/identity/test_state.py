@@ -252,9 +252,12 @@ def test_what_was_removed_under_a_running_process_is_made_anew(tmp_path: Path, n
     state.save(durable(1))
     state.save(durable(2))
     last = durable(3)
+    assert not state.missing()
     gone = place / name
     shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    assert list(state.missing()) == [str(place / ".mezite")]
     state.save(last)
+    assert not state.missing()
     with pytest.raises(StateFailure, match="already in use"):
         StateFile(place)
     state.release()

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from twisted.internet.task import Clock
 
+from mezite.identity.clocks import Clocks
 from mezite.identity.destination import Directory
 from mezite.identity.events import Tick
 from mezite.identity.places import Outlets
-from mezite.identity.service import TICK, Clocks, IdentityService
+from mezite.identity.service import TICK, IdentityService
 from mezite.identity.state import StateFile
 from mezite.identity.states import Options, Phase
 from tests.harness import Auth
