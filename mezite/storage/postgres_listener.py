@@ -12,7 +12,7 @@ import logging
 import os
 import select
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -103,28 +103,25 @@ class Listener:
             # What was committed before it listened was not heard.
             self._told(TOPICS)
         connection = self._connection
-        descriptor = connection.fileno()
         # Not select(2), which knows no descriptor above 1023.
         waiting = select.poll()
-        for one in (descriptor, self._wake_read):
+        for one in (connection.fileno(), self._wake_read):
             waiting.register(one, select.POLLIN)
+        named: list[str] = []
+        # psycopg takes notifications with the answer to any statement, and has them nowhere else.
+        connection.add_notify_handler(lambda notify: named.append(notify.payload))
         while not self._stopping.is_set():
-            readable = {ready for ready, _ in waiting.poll(PROOF_EVERY_S * 1000)}
-            if self._wake_read in readable:
+            if any(ready == self._wake_read for ready, _ in waiting.poll(PROOF_EVERY_S * 1000)):
                 return
-            if descriptor in readable:
-                connection.pgconn.consume_input()
-                if connection.closed:
-                    raise StorageFailure("the connection was lost")
-            else:
-                connection.execute("select 1")
-            self._tell(connection)
+            connection.execute("select 1")
+            self._tell(named)
+            named.clear()
 
-    def _tell(self, connection: psycopg.Connection[Any]) -> None:
+    def _tell(self, named: Sequence[str]) -> None:
         topics: set[str] = set()
-        while (notify := connection.pgconn.notifies()) is not None:
-            sender, _, named = notify.extra.decode("utf-8", "replace").partition(" ")
+        for payload in named:
+            sender, _, changed = payload.partition(" ")
             if sender != self._own:
-                topics |= TOPICS.intersection(named.split(","))
+                topics |= TOPICS.intersection(changed.split(","))
         if topics:
             self._told(frozenset(topics))

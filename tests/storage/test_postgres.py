@@ -274,6 +274,29 @@ def test_a_listener_that_was_cut_off_takes_everything_as_changed(server: Postgre
     other.close()
 
 
+def test_what_comes_while_the_listener_proves_itself_is_heard(server: Postgres) -> None:
+    """The answer to its own statement and the notification arrive as one."""
+    armed: list[Storage] = []
+
+    class Meeting(psycopg.Connection[Any]):
+        def execute(self, query: Any, *values: Any, **options: Any) -> Any:
+            if query == "select 1" and armed:
+                write(armed.pop(), lambda tx: tx.add_lock(make_lock("l", LockKind.LOGIN, "root")))
+            return super().execute(query, *values, **options)
+
+    other = PostgresStorage(server.local_params)
+    hearing = PostgresStorage(server.local_params, connection_class=Meeting)
+    try:
+        told: list[frozenset[str]] = []
+        hearing.subscribe(told.append)
+        armed.append(other)
+        wait_for(lambda: told, "notification")
+        assert told == [frozenset({"locks"})]
+    finally:
+        hearing.close()
+        other.close()
+
+
 def test_closing_while_the_listener_waits_to_connect_again_is_clean(own_server: Postgres) -> None:
     """Also where so many files are open that select(2) would not do."""
     many = 1100 if resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 1300 else 0
