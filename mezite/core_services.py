@@ -14,7 +14,7 @@ from twisted.logger import Logger
 
 from mezite.auth import authorities, restore
 from mezite.auth.context import Context, Transaction
-from mezite.auth.timekeeping import ClockGuard
+from mezite.auth.timekeeping import ClockGuard, Seen
 from mezite.config.server import ServerConfig
 from mezite.core.audit import AuditEvent
 from mezite.core.model import Node
@@ -69,14 +69,15 @@ class CoreServices:
         if not self._worker:
             self._create()
 
-        def load(tx: Transaction) -> tuple[Any, authorities.LoadedAuthorities]:
-            self.guard.load(tx)
+        def load(tx: Transaction) -> tuple[Seen | None, Any, authorities.LoadedAuthorities]:
             return (
+                self.guard.load(tx),
                 authorities.load_cluster(tx, ",".join(config.public_addrs)),
                 authorities.load_authorities(tx, config.ca_key_passphrase, os.urandom),
             )
 
-        cluster, self.loaded = self.storage.read(load).result()
+        seen, cluster, self.loaded = self.storage.read(load).result()
+        self.guard.hold(seen)
         nodes = (Node(config.ssh.node_name, config.ssh.public_addr, config.ssh.labels),) if config.ssh else ()
         self.context = Context(
             cluster=cluster,
@@ -89,7 +90,7 @@ class CoreServices:
         if self._worker:
             return
         last_commit = self.guard.last_seen
-        self.storage.write(self.guard.commit).result()
+        self.guard.hold(self.storage.write(self.guard.commit).result())
         self._warn()
         old = self.storage.write(
             lambda tx: restore.begin(
@@ -204,7 +205,7 @@ class CoreServices:
 
     def follow_clock(self) -> Deferred[None]:
         """In a worker: the head commits the time, and takes an operator's word for it."""
-        followed: Deferred[None] = self.doorway.deferred(self.storage.read(self.guard.follow))
-        return followed.addErrback(lambda failure: _log.warn(
+        followed: Deferred[Any] = self.doorway.deferred(self.storage.read(self.guard.follow))
+        return followed.addCallbacks(self.guard.hold, lambda failure: _log.warn(
             "the committed time could not be read: {why}", event="clock.unread", why=failure.getErrorMessage()
         ))

@@ -4,6 +4,7 @@ compared with its mark, the past pruned, and whether it is ready is found out.""
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from twisted.logger import Logger
 from mezite.auth import older, pruning
 from mezite.auth.context import Context, Transaction
 from mezite.auth.older import OlderCopy
-from mezite.auth.timekeeping import ClockGuard
+from mezite.auth.timekeeping import ClockGuard, Seen
 from mezite.core.highwater import HighWater
 from mezite.errors import MeziteError
 from mezite.storage.interface import Storage
@@ -50,16 +51,36 @@ class Upkeep:
         """The time is committed; a database that went back meanwhile is found out."""
         mark = self._mark()  # before the transaction begins: what it sees has come further
 
-        def use_case(tx: Transaction) -> OlderCopy | None:
-            self._guard.commit(tx)
-            older.compare(
-                self._context, tx, mark, expected=False, clock_is_good=self._guard.fault() is None
-            )
+        def look(tx: Transaction, clock_is_good: bool) -> OlderCopy | None:
+            older.compare(self._context, tx, mark, expected=False, clock_is_good=clock_is_good)
             return older.older_copy(tx)
 
-        beaten: Deferred[Any] = Deferred.fromCoroutine(self._run(self._storage.write, use_case))
+        beaten: Deferred[Any] = Deferred.fromCoroutine(self._committed(look))
         beaten.addCallback(self._tell_older)
         return beaten.addErrback(self._failed, "the time could not be committed")
+
+    async def _committed(
+        self, look: Callable[[Transaction, bool], OlderCopy | None], within: timedelta | None = None
+    ) -> OlderCopy | None:
+        """The time is committed; what *look* found there, which it is told of whether the
+        clock is good.  Who waits no longer than *within* gets ``TimeoutError``."""
+        guard = self._guard
+
+        def use_case(tx: Transaction) -> tuple[Seen | None, OlderCopy | None]:
+            seen = guard.commit(tx)
+            return seen, look(tx, guard.fault_of(seen) is None)
+
+        def hold(done: Future[tuple[Seen | None, OlderCopy | None]]) -> None:
+            if done.exception() is None:
+                guard.hold(done.result()[0])
+
+        future = self._storage.write(use_case)
+        # Whether or not anybody waits for it still.
+        future.add_done_callback(hold)
+        written = self._doorway.deferred(future)
+        if within is not None:
+            written.addTimeout(within.total_seconds(), self._reactor)
+        return (await written)[1]
 
     def _tell_older(self, found: OlderCopy | None) -> None:
         """Once, until it is over."""
@@ -74,13 +95,8 @@ class Upkeep:
         if fault is not None:
             return f"{fault}; joins and renewals are refused (mezctl status --accept-clock)"
 
-        def use_case(tx: Transaction) -> OlderCopy | None:
-            self._guard.commit(tx)
-            return older.older_copy(tx)
-
         try:
-            written = self._doorway.deferred(self._storage.write(use_case))
-            found = await written.addTimeout(_WRITABLE_WITHIN.total_seconds(), self._reactor)
+            found = await self._committed(lambda tx, _: older.older_copy(tx), _WRITABLE_WITHIN)
         except TimeoutError:
             return f"the database takes longer than {_WRITABLE_WITHIN.total_seconds():.0f} s to write"
         except MeziteError as error:

@@ -20,6 +20,7 @@ from mezite.storage.memory import MemoryStorage
 from mezite.threads import Doorway
 from mezite.upkeep import Upkeep
 from tests.harness import Auth
+from tests.storage_faults import Faults
 
 OLD_EVENTS = 2 * BATCH + 7
 
@@ -34,7 +35,10 @@ class Server:
         self.boottime = 0.0
         self._doorway = Doorway()
         self._doorway.open(self.loop)
-        self.storage = MemoryStorage(deliver=self._doorway.deliver)
+        self.faults = Faults()
+        self.storage = MemoryStorage(
+            deliver=self._doorway.deliver, connection_class=self.faults.connection_class
+        )
         self.guard = ClockGuard(lambda: auth.now, lambda: self.boottime)
         self.upkeep = Upkeep(
             auth.context, self.storage, self._doorway, self.guard, timedelta(days=400),
@@ -106,3 +110,17 @@ def test_it_is_ready_while_it_serves_with_a_good_clock_and_database(server: Serv
     assert reason() is None
     server.storage.close()
     assert (reason() or "").startswith("the database cannot be written: ")
+
+
+def test_a_disk_that_was_full_for_long_is_no_jump_of_the_clock(server: Server) -> None:
+    """Once there is room again it goes on by itself: no heartbeat meanwhile was committed."""
+    server.result(server.upkeep.beat())
+    server.faults.fail("commit", times=1000)
+    for _ in range(300):
+        server.auth.advance(seconds=30)
+        server.boottime += 30
+        server.result(server.upkeep.beat())
+    assert server.guard.fault() is None
+    server.faults.heal()
+    server.result(server.upkeep.beat())
+    assert server.result(server.upkeep.not_ready_reason()) is None

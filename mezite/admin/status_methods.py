@@ -14,7 +14,7 @@ from mezite.admin.caller import Caller
 from mezite.admin.params import Params
 from mezite.admin.records import Object
 from mezite.auth import admin, rotation
-from mezite.auth.context import Context, Operator, Transaction
+from mezite.auth.context import Context, Operator
 from mezite.auth.timekeeping import ClockGuard
 
 
@@ -63,9 +63,8 @@ def status_methods(context: Context, run: Run, guard: ClockGuard, facts: ServerF
         Params(values)
         operator = Operator(caller.uid, caller.name)
 
-        def use_case(tx: Transaction) -> datetime:
-            return admin.accept_clock(context, tx, operator, guard)
-
-        return {"server_time": records.when(await run(use_case, write=True))}
+        accepted = await run(lambda tx: admin.accept_clock(context, tx, operator, guard), write=True)
+        guard.hold(accepted)
+        return {"server_time": records.when(accepted.at)}
 
     return {"status": status, "clock.accept": clock_accept}

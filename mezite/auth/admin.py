@@ -21,7 +21,7 @@ from mezite.auth.adoption import Suspicion, suspicion
 from mezite.auth.context import Actor, Context, Operator
 from mezite.auth.forks import unanswered
 from mezite.auth.older import OlderCopy, older_copy
-from mezite.auth.timekeeping import ClockGuard
+from mezite.auth.timekeeping import ClockGuard, Seen
 from mezite.certs import keys
 from mezite.certs.x509 import certificate_pem, spki_pin
 from mezite.core import locks, rbac
@@ -234,11 +234,12 @@ def status(context: Context, tx: Transaction) -> Status:
     )
 
 
-def accept_clock(context: Context, tx: Transaction, operator: Operator, guard: ClockGuard) -> datetime:
-    """The clock is right as it stands, says *operator*: joins and renewals go on; the time."""
+def accept_clock(context: Context, tx: Transaction, operator: Operator, guard: ClockGuard) -> Seen:
+    """The clock is right as it stands, says *operator*: joins and renewals go on once
+    *guard* holds this."""
     fault = guard.fault()
     accepted = guard.accept(tx)
-    tx.raise_serials(serial_floor(accepted))
+    tx.raise_serials(serial_floor(accepted.at))
     note(context, tx, operator, EventType.CLOCK_ACCEPTED, "cluster", context.cluster.name,
          message=fault or "the clock was not at fault")
     return accepted

@@ -137,7 +137,7 @@ def test_status_has_the_clock_the_refusals_and_the_encryption(admin: Admin) -> N
     admin.refusals["locked"] += 2
     told = admin.call("status")
     assert (told["clock_fault"], told["refusals"], told["ca_keys_encrypted"]) == (None, {"locked": 2}, False)
-    admin.auth.write(admin.guard.commit)
+    admin.guard.hold(admin.auth.write(admin.guard.commit))
     admin.auth.advance(hours=-3)
     assert admin.call("status")["clock_fault"] == "the server's clock is 3h behind its last commit"
     assert admin.call("clock.accept") == {"server_time": "2026-03-24T11:00:00Z"}

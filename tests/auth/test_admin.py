@@ -169,11 +169,13 @@ def test_status_tells_of_reused_tokens(auth: Auth) -> None:
 
 def test_an_operator_accepts_a_clock_that_has_jumped(auth: Auth) -> None:
     guard = ClockGuard(lambda: auth.now, lambda: 0.0)
-    auth.write(guard.commit)
+    guard.hold(auth.write(guard.commit))
     auth.advance(hours=-2)
     assert guard.fault() is not None
     accepted = auth.write(lambda tx: admin.accept_clock(auth.context, tx, ANN, guard))
-    assert accepted == auth.now
+    assert accepted.at == auth.now
+    assert guard.fault() is not None
+    guard.hold(accepted)
     assert guard.fault() is None
     (stored,) = auth.events("clock.accepted")
     assert (stored.event.actor, stored.event.message) == (

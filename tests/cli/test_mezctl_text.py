@@ -338,7 +338,7 @@ def test_status_tells_what_wants_an_eye(terminal: Terminal) -> None:
     terminal.auth.join(*late.join_request(TokenText.from_text(token)))
     fork(machine, machine.copy())
     terminal.admin.refusals["token_used"] += 1
-    terminal.auth.write(terminal.admin.guard.commit)
+    terminal.admin.guard.hold(terminal.auth.write(terminal.admin.guard.commit))
     terminal.auth.advance(hours=-2)
     told = terminal.told("status")
     assert (
