@@ -27,6 +27,8 @@ U = TypeVar("U")
 
 GATHER_S = 0.02
 """So long audit events wait for others, to be written in one transaction."""
+RELOAD_AGAIN_S = 1.0
+"""So long after authorities could not be read they are read again."""
 
 
 class CoreServices:
@@ -48,6 +50,10 @@ class CoreServices:
         self.storage = self.database.storage
         self._together = Gathering(self.doorway, self.storage.write_together)
         self._events: list[AuditEvent] = []
+        self._asked = self._answered = 0
+        """Numbers of reloads: the last one begun, and the one whose authorities are in use."""
+        self._is_unread = False
+        self._again: Any = None
         self.when_reloaded: list[Callable[[], object]] = []
         """Called when other authorities sign or are trusted; a Deferred is waited for."""
         self.guard = ClockGuard(self.clock, self.boottime)
@@ -102,29 +108,43 @@ class CoreServices:
             _log.error("{old}", event="database.older", old=str(old))
 
     def changed(self, topics: frozenset[str]) -> None:
-        """Somebody has changed these; other authorities are followed at once."""
+        """Somebody has changed these; other authorities are followed at once.
+
+        Also called in storage's threads, until the reactor runs: it then follows first of all.
+        """
         if "authorities" in topics:
-            self.reload_authorities()
+            self._reactor.callFromThread(self.reload_authorities)
 
     def reload_authorities(self) -> Deferred[None]:
-        """Fires when this process signs and trusts by what the database says; never fails."""
-        return Deferred.fromCoroutine(self._reload()).addErrback(self._not_reloaded)
+        """Fires when this process signs and trusts by what the database says now; never fails:
+        what cannot be read is tried again, and again."""
+        self._asked += 1
+        return Deferred.fromCoroutine(self._reload(self._asked)).addErrback(self._not_reloaded)
 
-    async def _reload(self) -> None:
+    async def _reload(self, number: int) -> None:
+        if not self.doorway.is_open:
+            return  # about to stop
         passphrase = self._config.ca_key_passphrase
-        self.loaded = await self.doorway.deferred(
+        loaded = await self.doorway.deferred(
             self.storage.read(lambda tx: authorities.load_authorities(tx, passphrase, os.urandom))
         )
+        if number < self._answered:
+            return  # by an older snapshot than the one that holds
+        self.loaded, self._answered, self._is_unread = loaded, number, False
         for follow in self.when_reloaded:
             followed = follow()
             if isinstance(followed, Deferred):
                 await followed
 
     def _not_reloaded(self, failure: Any) -> None:
-        _log.error(
-            "the authorities could not be read anew: {why}",
-            event="authorities.unreadable", why=failure.getErrorMessage(),
-        )
+        if not self._is_unread:
+            _log.error(
+                "the authorities could not be read anew, which is tried again until they can: {why}",
+                event="authorities.unreadable", why=failure.getErrorMessage(),
+            )
+        self._is_unread = True
+        if self._again is None or not self._again.active():
+            self._again = self._reactor.callLater(RELOAD_AGAIN_S, self.reload_authorities)
 
     def _create(self) -> None:
         config = self._config

@@ -177,9 +177,10 @@ class AuthServer(MultiService):
         self._core = core = CoreServices(config, self._reactor, self._worker)
         self._closers += core.close, core.doorway.close
         self._stop.check()
+        # First, so that nothing is missed between the two.
+        self.subscribe(core.changed)
         core.load()
         self._stop.check()
-        self.subscribe(core.changed)
         if lock is None or config.workers == 1:
             self._machines: Machines = self._compose_rpc(core)
         else:

@@ -41,6 +41,10 @@ class Doorway:
         self._futures = txaio.aio.with_config(loop=loop)
         self._loop = loop
 
+    @property
+    def is_open(self) -> bool:
+        return self._loop is not None
+
     def close(self) -> None:
         """Back to delivering at once: the reactor is about to stop."""
         self._loop = None
