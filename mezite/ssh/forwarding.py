@@ -163,7 +163,8 @@ class ForwardChannel(FlowChannel):
     # --- from the client -----------------------------------------------------------------------
 
     def dataReceived(self, data: bytes) -> None:
-        if self._far is None or self._far_gone:
+        if self._far is None or self._far_gone or self._eof_received:
+            # After its end nothing may come; the far side's buffer has no bound then.
             self.taken(len(data))
             return
         self.received += len(data)

@@ -308,6 +308,17 @@ def test_a_far_side_that_does_not_read_stops_the_client() -> None:
     assert CLOSE in tunnel.send(DATA, wire.string(b"x"))
 
 
+def test_data_after_their_end_are_dropped() -> None:
+    """The far side's buffer has no bound any more once its end is to be passed on."""
+    tunnel = Tunnel(logged_in())
+    tunnel.send(DATA, wire.string(b"last"))
+    tunnel.send(EOF)
+    for _ in range(2 * WINDOW // 32768):
+        tunnel.send(DATA, wire.string(b"x" * 32768))
+    assert tunnel.far.data() == b"last"
+    assert not tunnel.wire.client.lost
+
+
 # --- ends ----------------------------------------------------------------------------------
 
 
