@@ -242,7 +242,8 @@ class NodeSession(FlowChannel):
             self.taken(len(data))
         elif self._program is None:
             # At most a window of it: no more is granted until a program takes it.
-            self._early.append(data)
+            if data:
+                self._early.append(data)
         else:
             self._receive(data)
 

@@ -152,6 +152,14 @@ def test_input_sent_before_the_command_is_kept() -> None:
     assert (channel.out, channel.status) == (b"early", 0)
 
 
+def test_empty_packets_before_the_command_are_not_kept() -> None:
+    """They cost no window, so that nothing would bound them."""
+    channel = Channel(Wire().log_in())
+    for _ in range(100):
+        channel.send(DATA, wire.string(b""))
+    assert len(channel.wire.server.service.channels[channel.remote]._early) == 0
+
+
 def test_signal_ends_echo() -> None:
     channel = Channel(Wire().log_in()).run("echo")
     channel.request(b"signal", wire.string(b"TERM"))
