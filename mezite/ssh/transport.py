@@ -154,6 +154,9 @@ class NodeTransport(PacketFraming, ConchServer):
         # A registered producer would keep the socket from closing.
         self.transport.unregisterProducer()
         super().sendDisconnect(reason, desc)
+        if self.service is not None and not self._logged_in:
+            # A login that is being decided must not succeed any more.
+            self.service.serviceStopped()
         self._timer = self.factory.reactor.callLater(CLOSE_GRACE_SECONDS, self.transport.abortConnection)
 
     def end(self, reason: str, text: bytes) -> None:

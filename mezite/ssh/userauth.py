@@ -65,13 +65,15 @@ class NodeUserAuth(SSHService):
         self._done = False
 
     def serviceStopped(self) -> None:
-        self._done = True
-        if self._tried and not self._showed_certificate and self._named is not None:
+        """Nothing is decided any more.  Called when this side ends the connection, and when it is gone."""
+        was_done, self._done = self._done, True
+        tried, self._tried = list(self._tried), {}
+        if tried and not self._showed_certificate and self._named is not None:
             # Once, at the end: ssh offers plain keys before the certificate that lets it in.
             login = self._named[0].decode("utf-8", "backslashreplace")
-            self.transport.factory.showed_no_certificate(self.transport, login, list(self._tried))
+            self.transport.factory.showed_no_certificate(self.transport, login, tried)
         self._waiting.clear()
-        if self._busy is not None:
+        if self._busy is not None and not was_done:
             self._busy.cancel()
 
     def packetReceived(self, messageNum: int, packet: bytes) -> None:

@@ -318,6 +318,25 @@ def test_too_many_requests_ahead_end_the_connection() -> None:
     assert connection.client.disconnected == b"too many requests ahead"
 
 
+def test_no_login_succeeds_after_the_last_words() -> None:
+    """The one being decided is given up, and the connection ends though its peer reads nothing."""
+    access = FakeAccess()
+    waiting: list[Deferred[Any]] = []
+    access.answer = lambda: waiting.append(Deferred()) or waiting[-1]  # type: ignore[func-returns-value]
+    connection = Wire(access).start_userauth()
+    for _ in range(6):
+        connection.client.sendPacket(REQUEST, connection.request())
+    connection.server.dataReceived(connection.client.transport.getOutBuffer())
+    assert connection.server_io.disconnecting
+    if not waiting[0].called:
+        waiting[0].callback(access.now)
+    assert access.events == []
+    connection.clock.advance(5)
+    connection.settle()
+    assert connection.client.lost
+    assert connection.clock.getDelayedCalls() == []
+
+
 def test_login_of_a_lost_connection_ends_quietly() -> None:
     access = FakeAccess()
     access.answer = Deferred
@@ -385,6 +404,16 @@ def test_who_shows_no_certificate_is_recorded_once_when_he_leaves() -> None:
     assert (event.type, event.reason) == (EventType.AUTHZ_DENIED, "no_certificate")
     assert (event.fields["login"], event.client_ip) == ("root", "192.0.2.7")
     assert event.message == "tried without a certificate: password, plain key"
+
+
+def test_who_is_made_to_leave_is_recorded_once_too() -> None:
+    connection = Wire().start_userauth()
+    head = wire.string(b"root") + wire.string(b"ssh-connection")
+    connection.send(REQUEST, head + wire.string(b"password") + b"\0" + wire.string(b"hunter2"))
+    connection.factory.end_all()
+    connection.settle()
+    assert connection.client.lost
+    assert connection.reasons() == ["no_certificate"]
 
 
 def test_plain_keys_before_a_certificate_are_no_event() -> None:
