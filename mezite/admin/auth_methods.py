@@ -97,7 +97,7 @@ class _Methods:
             ttl=params.duration("ttl"),
             renewable_for=params.duration("renewable_for") or DEFAULT_RENEWABLE_FOR,
             max_lineage_age=params.duration("max_lineage_age"),
-            source_address=params.texts("source_address"),
+            source_address=_source_address(params),
         )
         return {"bot": records.bot(new.bot), **self._new_token(new)}
 
@@ -315,6 +315,16 @@ class _Methods:
     async def restore(self, caller: Caller, values: Mapping[str, Any]) -> Object:
         since = Params(values, "since").moment("since")
         return records.restored(await self._write(caller, restore.restore, since))
+
+
+def _source_address(params: Params) -> tuple[str, ...]:
+    """A list that is there and empty is refused: it must not mean "anywhere"."""
+    found = params.texts("source_address")
+    if not found and params.has("source_address"):
+        raise InvalidInput(
+            "it names no address; leave it out for certificates that are good from anywhere", "source_address"
+        )
+    return found
 
 
 def _paging(params: Params) -> tuple[str, int]:

@@ -28,6 +28,10 @@ class Params:
     def _get(self, name: str) -> Any:
         return self._values.get(name)
 
+    def has(self, name: str) -> bool:
+        """Whether it is given, be it empty."""
+        return self._get(name) is not None
+
     def text(self, name: str) -> str:
         value = self.optional_text(name)
         if value is None:

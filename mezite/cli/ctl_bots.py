@@ -79,7 +79,8 @@ def add(
         ttl=ttl,
         renewable_for=renewable_for,
         max_lineage_age=max_lineage_age,
-        source_address=_split(source_address) or None,
+        # Given, and empty (of a variable that is not set), it must not mean "anywhere".
+        source_address=_split(source_address) if source_address else None,
     )
     asking.show(answer, _write_added)
 

@@ -105,6 +105,8 @@ class Bot(Struct, frozen=True):
             )
         for block in self.source_address:
             try:
+                if "%" in block:
+                    raise ValueError(f"{block!r} names a zone, which no SSH server knows")
                 ipaddress.ip_network(block)
             except ValueError as error:
                 raise InvalidInput(f"{error}; write CIDR blocks such as 192.0.2.0/24",

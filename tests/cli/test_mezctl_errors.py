@@ -29,6 +29,11 @@ USAGE = [
     (("bots", "add", "--name=a b", "--roles=ci-deployer"), "name: 'a b' is not a name; .* (invalid)"),
     (("bots", "add", "--name=x", "--roles=ci-deployer", "--token-ttl=1y"),
      "token_ttl: '1y' is not a duration; write a duration such as 45s, 30m, 1h30m or 7d (invalid)"),
+    (("bots", "add", "--name=x", "--roles=ci-deployer", "--source-address="),
+     "source_address: it names no address; leave it out for certificates that are good from anywhere "
+     "(invalid)"),
+    (("bots", "add", "--name=x", "--roles=ci-deployer", "--source-address= ,"),
+     "source_address: it names no address; .* (invalid)"),
     (("tokens", "create", "--bot=x", "--uses=0"), "uses: expected an integer from 1 to 100000 (invalid)"),
     (("audit", "ls", "--after=x"), "after: 'x' is not what `next` was; it is a number there (invalid)"),
     (("audit", "ls", "--type=x"), "type: there is no event type 'x'; known: .* (invalid)"),
