@@ -172,8 +172,8 @@ class _Process(ProcessProtocol):
 class WorkerSupervisor(Service):
     """Keeps *count* workers with *configuration* running.
 
-    One that dies is started again, at once if it had settled, else after a
-    growing pause.  Stopping waits for all of them: they get *grace* for calls in
+    One that dies, or cannot be started, is started again, at once if it had settled,
+    else after a growing pause.  Stopping waits for all of them: they get *grace* for calls in
     flight, and are killed when they take two seconds more.  *serving* is called
     once all of them serve, *changed* with the topics of what a worker has changed.
     """
@@ -233,13 +233,16 @@ class WorkerSupervisor(Service):
             worker.number, self._configuration, self._reported, self._changed_by
         )
         process.ended.addCallback(self._ended, worker)
-        self._reactor.spawnProcess(
-            process,
-            sys.executable,
-            [sys.executable, "-m", "mezite.worker", str(worker.number)],
-            env=self._environ,
-            childFDs={0: "w", 1: "r", 2: "r", REPORTS: "r", LOCK: self._lock},
-        )
+        try:
+            self._reactor.spawnProcess(
+                process,
+                sys.executable,
+                [sys.executable, "-m", "mezite.worker", str(worker.number)],
+                env=self._environ,
+                childFDs={0: "w", 1: "r", 2: "r", REPORTS: "r", LOCK: self._lock},
+            )
+        except OSError as error:  # out of files, of processes, of memory: later there may be some
+            process.processEnded(Failure(error))
 
     def _reported(self) -> None:
         if not self._told_serving and all(
@@ -270,9 +273,9 @@ class WorkerSupervisor(Service):
         else:
             pause, worker.delay = worker.delay, min(2 * worker.delay, LATEST_RESTART.total_seconds())
         if not process.told_to_end:
-            _log.error("worker {worker} has died ({why}); it is started again in {pause:g} s",
-                       event="worker.died",
-                       worker=worker.number, why=_why(how), pause=pause)
+            _log.error("worker {worker} {fate} ({why}); it is started again in {pause:g} s",
+                       event="worker.died", worker=worker.number, pause=pause, why=_why(how),
+                       fate="could not be started" if isinstance(how, OSError) else "has died")
         if pause:
             worker.restart = self._reactor.callLater(pause, self._start, worker)
         else:
@@ -320,6 +323,8 @@ class WorkerSupervisor(Service):
 
 
 def _why(how: BaseException | None) -> str:
+    if isinstance(how, OSError):
+        return str(how.strerror)
     signal = getattr(how, "signal", None)
     return f"signal {signal}" if signal else f"exit code {getattr(how, 'exitCode', '?')}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 from pathlib import Path
@@ -102,6 +103,28 @@ def test_worker_that_dies_is_replaced_and_machines_go_on(cluster: Cluster, machi
     wait_for(lambda: len(now := workers(server)) == 2 and before[0] not in now, "a worker in its place")
     renewed(machine, generation(machine) + 2)
     assert "has died (signal 9)" in server.text()
+
+
+def test_worker_that_cannot_be_started_is_started_later(cluster: Cluster) -> None:
+    """Without files for its pipes there is no process; with some there is one, and nobody has to help."""
+    server = cluster.server
+    assert server is not None
+    before = workers(server)
+    _, most = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (3, most))
+    try:
+        os.kill(before[0], signal.SIGKILL)
+        wait_for(
+            lambda: "could not be started (Too many open files); it is started" in server.text(),
+            "a start that fails",
+        )
+        # Nothing is there that could be ended or told of a change.
+        server.send(signal.SIGHUP)
+    finally:
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (most, most))
+    wait_for(lambda: len(now := workers(server)) == 2 and before[0] not in now, "a worker in its place")
+    assert cluster.mezctl("status").code == 0
+    assert "nhandled" not in server.text()
 
 
 def test_reload_replaces_every_worker_and_no_renewal_fails(cluster: Cluster, machine: MachineProcess) -> None:
