@@ -3,12 +3,15 @@
 Times are seconds of a clock that nobody sets.  Guessing is bounded by the failures
 of an address and of all together; joins by their rate; and all by how many may wait,
 of which joins get half, so that renewals go on through a flood of either.  Whoever
-is turned away is given a time of his own, in the order that they came.
+is turned away is given a time of his own, in the order that they came.  A renewal that
+proves itself pays for nobody else's failures: who floods can take all that the others
+would share with him, and times that he does not keep.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from enum import Enum
 
 from msgspec import Struct
@@ -34,7 +37,8 @@ class Limits(Struct, frozen=True):
     failures_of_address: float = 5
     """Beyond it no join of the address is served, and few renewals."""
     renewals_of_suspects: float = 20
-    """Of an address that has failed too often, or of all unknown ones together in a flood."""
+    """Of an address that has failed too often, or of all unknown ones together in a flood:
+    of those that do not prove themselves."""
     waiting: int = 1000
     """Requests that are being answered, at most; fewer where they take long.  Not a rate."""
 
@@ -141,9 +145,12 @@ class Admission:
         """Of those a second who are turned away for want of room, and come again."""
         return self._throughput.pace
 
-    def enter(self, kind: Kind, address: str, now: float) -> float | None:
+    def enter(
+        self, kind: Kind, address: str, now: float, proves_itself: Callable[[], bool] = lambda: False
+    ) -> float | None:
         """``None``: the request is served, and :meth:`leave` follows; else in how
-        many seconds its sender may come again."""
+        many seconds its sender may come again.  *proves_itself* is asked of a renewal
+        that would be turned away for the failures of others."""
         is_join = kind is Kind.JOIN
         throughput = self._throughput
         if throughput.waiting >= (throughput.room // 2 if is_join else throughput.room):
@@ -160,7 +167,7 @@ class Admission:
         if is_join:
             wait = self._join_wait(address, now, is_suspect)
         else:
-            wait = self._renewal_wait(address, now, is_suspect)
+            wait = self._renewal_wait(address, now, is_suspect, proves_itself)
         if wait is None:
             throughput.enter(now)
             if is_join:
@@ -182,7 +189,9 @@ class Admission:
         self._joins.take(now)
         return None
 
-    def _renewal_wait(self, address: str, now: float, is_suspect: bool) -> float | None:
+    def _renewal_wait(
+        self, address: str, now: float, is_suspect: bool, proves_itself: Callable[[], bool]
+    ) -> float | None:
         if is_suspect:
             bucket, line = self._suspects_of.of(address, now)
         elif self._failures.is_empty(now) and address not in self._proven:
@@ -190,7 +199,7 @@ class Admission:
         else:
             return None
         if bucket.is_empty(now):
-            return line.wait(now, self._limits.renewals_of_suspects)
+            return None if proves_itself() else line.wait(now, self._limits.renewals_of_suspects)
         bucket.take(now)
         return None
 

@@ -167,7 +167,7 @@ class AuthApi(IdentityServiceServicer):
         """What *judge* gives; a refusal ends the call."""
         await _require_tls13(context)
         started, call = self._seconds(), _Call(request, _peer(context))
-        outcome: Any = self._turned_away(method.kind, call.peer)
+        outcome: Any = self._turned_away(method, call)
         if outcome is None:
             try:
                 outcome = await judge(call)
@@ -220,11 +220,13 @@ class AuthApi(IdentityServiceServicer):
 
         return await self._run(prepare, left)
 
-    def _turned_away(self, kind: Kind, peer: Peer) -> Refused | None:
+    def _turned_away(self, method: _Method, call: _Call) -> Refused | None:
         """The refusal of a request that there is no room for; else it is counted
         until :meth:`_left`."""
-        now = self._seconds()
-        wait = self._admission.enter(kind, peer.address, now)
+        kind, peer, now = method.kind, call.peer, self._seconds()
+        wait = self._admission.enter(
+            kind, peer.address, now, lambda: method is _RENEW and self._proves_itself(call)
+        )
         if wait is None:
             return None
         if now - self._told_at >= _TELL_EVERY_S:
@@ -240,6 +242,17 @@ class AuthApi(IdentityServiceServicer):
             f"in {wait:.0f} s",
             retry_after_ms=int(wait * 1000),
         )
+
+    def _proves_itself(self, call: _Call) -> bool:
+        """Whether a renewal is signed by the key of a certificate of ours: nobody can make that
+        up, and it is found out without the database."""
+        try:
+            signed = messages.signed_from(call.request)
+            wanted = messages.renew_request_from(signed.body)
+            prove_certificate(self._context, wanted, prove_renew(self._context, wanted, signed))
+        except MeziteError:
+            return False
+        return True
 
     @property
     def waiting(self) -> int:

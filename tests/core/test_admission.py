@@ -45,7 +45,7 @@ def test_guesses_that_come_at_once_are_guesses_that_come_in_turn() -> None:
 
 
 def test_a_flood_from_one_address_leaves_renewals_from_it_a_way() -> None:
-    """Machines behind one address with an attacker share twenty renewals a second with him."""
+    """Those that prove nothing by themselves share twenty renewals a second with him."""
     admission = Admission(Limits(), 0)
     while fail(admission, HOME, 0, Kind.JOIN):
         pass
@@ -56,6 +56,34 @@ def test_a_flood_from_one_address_leaves_renewals_from_it_a_way() -> None:
         renewed += succeed(admission, HOME, number / 1000)
     assert 20 * 60 <= renewed <= 20 * 80 + 5 * 60
     assert succeed(admission, HOME, 61)
+
+
+def test_a_renewal_that_proves_itself_is_let_in_through_any_flood() -> None:
+    """It shares nothing with an attacker of its address, or of all addresses; and is asked only where it has to be."""
+    admission = Admission(Limits(), 0)
+    asked = []
+
+    def proves_itself() -> bool:
+        asked.append(True)
+        return True
+
+    assert admission.enter(Kind.RENEW, HOME, 0, proves_itself) is None
+    admission.leave(Kind.RENEW, HOME, 0)
+    assert not asked
+    for number in range(60_000):
+        fail(admission, HOME, number / 1000)
+    assert admission.enter(Kind.RENEW, HOME, 60, lambda: False) is not None
+    assert admission.enter(Kind.RENEW, HOME, 60, proves_itself) is None
+    assert len(asked) == 1
+    for number in range(100_000):
+        fail(admission, f"203.0.{number // 250 % 250}.{number % 250}", 60 + number / 10_000)
+    assert admission.enter(Kind.RENEW, ELSEWHERE, 70, lambda: False) is not None
+    assert admission.enter(Kind.RENEW, ELSEWHERE, 70, proves_itself) is None
+    # A proof is no ticket for a join, and none past the end of the queue.
+    assert admission.enter(Kind.JOIN, HOME, 70, proves_itself) is not None
+    full = Admission(Limits(waiting=1), 0)
+    assert full.enter(Kind.RENEW, HOME, 0) is None
+    assert full.enter(Kind.RENEW, HOME, 0, proves_itself) is not None
 
 
 def test_a_flood_from_everywhere_does_not_stop_machines_that_have_renewed_before() -> None:

@@ -114,6 +114,36 @@ def test_a_guesser_is_sent_away_while_machines_of_his_address_renew(cluster: Clu
     assert events(cluster, "user.cert.issued")
 
 
+def test_a_forger_does_not_hold_up_machines_of_his_address(cluster: Cluster) -> None:
+    """He takes all renewals that are looked at for their address, and does not keep the times that he
+    is told: those that prove themselves renew on, at once."""
+    cluster.add_role()
+    token, owner, forger = TokenText.from_text(cluster.add_bot()), Asker(), Asker()
+
+    async def forge(wire: Wire) -> tuple[dict[str, int], list[str]]:
+        (held,) = await wire.ask_all([joining(token, owner)])
+        assert isinstance(held, Issued)
+        forged = [renewing(held, forger, Asker()) for _ in range(1000)]
+        found = reasons(await wire.ask_all(forged, patience=0))
+        renewed, holder = [], owner
+        for _ in range(20):
+            crowd = asyncio.ensure_future(wire.ask_all(forged[:100], patience=0))
+            wanted = Asker()
+            (answer,) = await wire.ask_all([renewing(held, holder, wanted)], patience=0)
+            renewed += reasons([answer])
+            if isinstance(answer, Issued):
+                held, holder = answer, wanted
+            for code, number in reasons(await crowd).items():
+                found[code] = found.get(code, 0) + number
+        return found, renewed
+
+    found, renewed = on_the_wire(cluster, forge)
+    assert set(found) == {"bad_proof", "unavailable"}
+    assert found["unavailable"] > 500
+    assert renewed == ["issued"] * 20
+    assert json.loads(cluster.ctl("--format", "json", "locks", "ls"))["locks"] == []
+
+
 @pytest.mark.config(limits={"waiting": 8, "joins_per_second": 1000, "joins_per_second_of_address": 1000})
 def test_more_than_can_be_served_come_again_one_after_the_other(cluster: Cluster) -> None:
     """A queue of eight, and three hundred at once: none is lost, none is asked for a proof."""
