@@ -59,7 +59,7 @@ def test_a_flood_from_one_address_leaves_renewals_from_it_a_way() -> None:
 
 
 def test_a_renewal_that_proves_itself_is_let_in_through_any_flood() -> None:
-    """It shares nothing with an attacker of its address, or of all addresses; and is asked only where it has to be."""
+    """It shares nothing with an attacker of its address, or of all; and is asked only where it has to be."""
     admission = Admission(Limits(), 0)
     asked = []
 
