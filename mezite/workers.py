@@ -282,7 +282,8 @@ class WorkerSupervisor(Service):
             self._start(worker)
 
     def reload(self) -> Deferred[None]:
-        """Every worker is replaced, one after another, so that the port is served throughout."""
+        """Every worker is replaced, one after another, so that the port is served throughout;
+        until one does not come to serve, by which the next would be lost as well."""
         if self._reloading is None:
             self._reloading = Deferred.fromCoroutine(self._replace_all())
             self._reloading.addBoth(self._reloaded)
@@ -298,9 +299,14 @@ class WorkerSupervisor(Service):
                 kill = self._kill_later(old)
                 await _fork(old.ended)
                 _cancel(kill)
-            new = worker.process  # the next one has its place by now, unless the old one's pause goes on
-            if new is not None:
-                await _fork(new.serving)
+            elif worker.restart is not None:
+                _cancel(worker.restart)
+                self._start(worker)
+            new = worker.process
+            if (new is None or not await _fork(new.serving)) and self.running:
+                _log.error("worker {worker} does not start: the other workers are left as they are",
+                           event="worker.not_replaced", worker=worker.number)
+                return
 
     def _reloaded(self, result: Any) -> Any:
         self._reloading = None
@@ -340,11 +346,11 @@ def _then_cancel(result: Any, call: Any) -> Any:
 
 
 def _fork(deferred: Deferred[Any]) -> Deferred[Any]:
-    """Fires with *deferred*, and leaves its result to others."""
+    """Fires with the result of *deferred*, and leaves it to others."""
     forked: Deferred[Any] = Deferred()
 
     def share(result: Any) -> Any:
-        forked.callback(None)
+        forked.callback(result)
         return result
 
     deferred.addBoth(share)

@@ -8,10 +8,15 @@ import os
 import resource
 import signal
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+import yaml
 
+from mezite.certs import keys
+from mezite.certs.x509 import create_server_ca, issue_leaf
 from tests.system.processes import BIN, Cluster, MachineProcess, Process, run, wait_for
 
 pytestmark = [pytest.mark.system, pytest.mark.config(auth={"workers": 2})]
@@ -138,6 +143,36 @@ def test_reload_replaces_every_worker_and_no_renewal_fails(cluster: Cluster, mac
     renewed(machine, known + 2)
     assert cluster.mezctl("status").code == 0
     assert "has died" not in server.text()
+
+
+def test_a_reload_that_cannot_start_a_worker_leaves_the_others(cluster: Cluster) -> None:
+    """A bad key for TLS, by a renewal gone wrong: machines are served by the old one. With
+    good files the next reload replaces all, at once."""
+    key, certificate = cluster.root / "tls.key", cluster.root / "tls.pem"
+    now, authority = datetime.now(UTC), keys.generate_key()
+    ca = create_server_ca(authority, "example", str(uuid4()), now=now, serial=1)
+    pair = issue_leaf(authority, ca, ["localhost"], now=now, ttl=timedelta(days=1), serial=2)
+    key.write_bytes(pair[0])
+    certificate.write_bytes(pair[1])
+    document = yaml.safe_load(cluster.config.read_text())
+    document["auth"]["tls"] = {"certificate": str(certificate), "key": str(key)}
+    cluster.config.write_text(yaml.safe_dump(document))
+    assert cluster.server is not None
+    assert cluster.server.stop() == 0
+    cluster.server.log.write_text("")
+    server = cluster.start()
+    wait_for(lambda: server.text().count("machines are served on") == 2, "two workers that serve")
+    before = workers(server)
+    key.write_text("none")
+    server.send(signal.SIGHUP)
+    wait_for(lambda: "the other workers are left as they are" in server.text(), "end of the reload")
+    assert set(before) & set(workers(server))
+    wait_for(lambda: json.loads(cluster.ctl("--format=json", "status"))["ready"], "a server that is ready")
+    key.write_bytes(pair[0])
+    server.send(signal.SIGHUP)
+    wait_for(
+        lambda: len(new := workers(server)) == 2 and not set(new) & set(before), "two new workers"
+    )
 
 
 def test_stop_ends_every_worker_before_the_head(cluster: Cluster) -> None:
