@@ -145,9 +145,11 @@ def remove_bot(context: Context, tx: Transaction, operator: Operator, name: str)
     Certificates that are out end by themselves; until then their instances are
     locked on our nodes.
     """
-    bot = find_bot(tx, name)
+    bot, now = find_bot(tx, name), context.clock()
+    # First: whoever joins by one of them just now is waited for, and seen.
+    tx.revoke_tokens(bot.id, now)
     instances = _all_instances(tx, bot)
-    tx.remove_bot(bot.id, context.clock())
+    tx.remove_bot(bot.id, now)
     note(context, tx, operator, EventType.BOT_DELETED, "bot", name,
          fields={"id": bot.id, "instances": len(instances)})
     instance_locks = end_with_certificates(context, tx, operator, instances)
@@ -156,10 +158,13 @@ def remove_bot(context: Context, tx: Transaction, operator: Operator, name: str)
 
 
 def _all_instances(tx: Transaction, bot: Bot) -> list[Instance]:
+    """As they stand until this transaction ends: each is read by itself, which waits for a
+    renewal under way."""
     found: list[Instance] = []
     after: str | None = ""
     while after is not None:
         page = tx.list_instances(bot.id, after, MAX_PAGE)
-        found += page.items
+        read = (tx.instance(listed.id) for listed in page.items)
+        found += [one for one in read if one is not None and one.removed_at is None]
         after = page.next
     return found

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from mezite.auth import authorities
-from mezite.auth.context import Transaction
+from mezite.auth.admin_bots import remove_bot
+from mezite.auth.context import Operator, Transaction
 from mezite.auth.join import join
 from mezite.auth.proof import prove_certificate, prove_join, prove_renew
 from mezite.auth.renew import Unverified, renew
 from mezite.certs import keys
-from mezite.core.model import LockKind
+from mezite.core.model import MAX_CERTIFICATE_TTL, LockKind
 from mezite.core.request import Issued
 from mezite.errors import Conflict, Reason, Refused, StorageFailure
 from mezite.storage.interface import Admission, Storage
@@ -25,6 +26,7 @@ from tests.system.processes import wait_for
 
 pytestmark = pytest.mark.postgres
 
+ANN = Operator(1000, "ann")
 UseCase = Callable[[Transaction], Any]
 
 
@@ -121,9 +123,9 @@ def is_waiting(server: Any) -> bool:
 
 
 def while_it_waits(
-    server: Any, auth: Auth, second: Storage, first: UseCase, other: UseCase
+    server: Any, auth: Auth, second: Storage, first: UseCase, other: UseCase, *, alone: bool = False
 ) -> tuple[Any, Any]:
-    """Both outcomes, when *other* begins after *first* has done all but commit."""
+    """Both outcomes, when *other*, an operator's if *alone*, begins after *first* has done all but commit."""
     done, leave = threading.Event(), threading.Event()
 
     def held(tx: Transaction) -> Any:
@@ -134,7 +136,7 @@ def while_it_waits(
 
     one = auth.storage.write(held, concurrent=True)
     assert done.wait(30)
-    two = second.write(other, concurrent=True)
+    two = second.write(other, concurrent=not alone)
     wait_for(lambda: is_waiting(server) or two.done(), "wait for the lock")
     leave.set()
     return one.result(30), two.result(30)
@@ -243,6 +245,35 @@ def test_a_lock_set_by_another_server_stops_a_renewal_that_is_under_way(
     assert isinstance(outcome, Refused)
     assert outcome.reason is Reason.LOCKED
     assert auth.instance(machine.instance_id).generation == 1
+
+
+def test_who_joins_while_the_bot_is_removed_is_removed_with_it(
+    postgres_server: Any, auth: Auth, second: Storage
+) -> None:
+    """And locked, as its certificate is out."""
+    machine, token = Machine(auth), auth.add_token(auth.add_bot())
+    joined, removed = while_it_waits(
+        postgres_server, auth, second, join_by(auth, machine, token),
+        lambda tx: remove_bot(auth.context, tx, ANN, "github-deploy"), alone=True,
+    )
+    assert isinstance(joined, Issued)
+    assert removed.instances == 1
+    assert auth.instance(joined.instance_id).removed_at is not None
+    assert [str(lock.target) for lock in auth.locks()] == [f"instance/{joined.instance_id}"]
+
+
+def test_the_last_certificate_given_out_while_the_bot_is_removed_is_locked_to_its_end(
+    postgres_server: Any, auth: Auth, second: Storage
+) -> None:
+    machine = joined(auth)
+    auth.advance(hours=12)
+    renewed, _ = while_it_waits(
+        postgres_server, auth, second, renew_by(auth, machine),
+        lambda tx: remove_bot(auth.context, tx, ANN, "github-deploy"), alone=True,
+    )
+    assert isinstance(renewed, Issued)
+    (lock,) = auth.locks()
+    assert lock.expires_at == auth.now + MAX_CERTIFICATE_TTL
 
 
 def test_what_another_server_has_committed_holds_for_the_next_use_case_of_a_batch(
