@@ -35,6 +35,7 @@ from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
 from mezite.metering import RequestMeter
+from mezite.storage.interface import SHARED_TOPICS
 
 REPORTS = 3
 """File descriptor of a worker on which it reports."""
@@ -265,6 +266,8 @@ class WorkerSupervisor(Service):
         process, worker.process = worker.process, None
         if process is not None:
             worker.requests.add(process.requests)
+            # It may have committed what it did not live to tell of.
+            self._changed_by(worker.number, sorted(SHARED_TOPICS))
         if not self.running or process is None:
             return
         pause, lived = 0.0, self._reactor.seconds() - worker.started_at

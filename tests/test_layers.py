@@ -73,7 +73,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "mezite.daemon_metrics": ("mezite.identity.service", "mezite.metrics"),
     "mezite.server_metrics": ("mezite.auth", "mezite.core", "mezite.core_services", "mezite.metering",
                               "mezite.metrics"),
-    "mezite.workers": ("mezite.metering",),
+    "mezite.workers": ("mezite.metering", "mezite.storage.interface"),
     "mezite.worker": ("mezite.config.server", "mezite.logs", "mezite.stopping", "mezite.tap",
                       "mezite.workers"),
     "mezite.tap": ("mezite.admin", "mezite.auth", "mezite.config", "mezite.core_services",

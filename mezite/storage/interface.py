@@ -27,6 +27,8 @@ from mezite.discreet import Discreet
 T = TypeVar("T")
 
 MAX_PAGE = 1000
+SHARED_TOPICS = frozenset({"authorities", "bots", "locks", "roles"})
+"""Of the topics that a commit changes, those that other processes keep something of."""
 
 
 class Page(Struct, Generic[T], frozen=True):

@@ -18,10 +18,11 @@ from typing import Any
 import psycopg
 
 from mezite.errors import StorageFailure
+from mezite.storage.interface import SHARED_TOPICS
 from mezite.storage.postgres_link import Server
 
 CHANNEL = "mezite"
-TOPICS = frozenset({"roles", "bots", "locks", "authorities"})
+TOPICS = SHARED_TOPICS
 """What others hear of.  Not of instances: a NOTIFY takes a lock over all commits of
 the cluster (postgres/src/backend/commands/async.c), and each renewal would."""
 PROOF_EVERY_S = 1.0

@@ -17,6 +17,9 @@ import yaml
 
 from mezite.certs import keys
 from mezite.certs.x509 import create_server_ca, issue_leaf
+from mezite.core.model import LockKind
+from mezite.storage.sqlite import SqliteStorage
+from tests.storage.making import make_lock, write
 from tests.system.processes import BIN, Cluster, MachineProcess, Process, run, wait_for
 
 pytestmark = [pytest.mark.system, pytest.mark.config(auth={"workers": 2})]
@@ -221,6 +224,20 @@ def test_theft_found_by_a_worker_ends_the_live_session_on_the_node(
         return any(lock["reason"] == "generation_mismatch" for lock in listed["locks"])
 
     wait_for(locked, "lock for the theft")
+    wait_for(lambda: machine.ssh("whoami").code == 255, "refusal at the node")
+
+
+def test_what_a_worker_has_committed_and_not_told_before_it_was_killed_holds_at_the_node(
+    cluster: Cluster, machine: MachineProcess
+) -> None:
+    """The commit is made here, by a process that tells nobody of it; then a worker dies."""
+    server = cluster.server
+    assert server is not None
+    assert machine.ssh("whoami").code == 0
+    other = SqliteStorage(cluster.data / "mezite.db")
+    write(other, lambda tx: tx.add_lock(make_lock("l", LockKind.LOGIN, "deploy")))
+    other.close()
+    os.kill(workers(server)[0], signal.SIGKILL)
     wait_for(lambda: machine.ssh("whoami").code == 255, "refusal at the node")
 
 
