@@ -177,7 +177,13 @@ def remove_instance(
     context: Context, tx: Transaction, operator: Operator, instance_id: str
 ) -> tuple[Instance, tuple[Lock, ...]]:
     """The instance is gone, its machine needs a new token; and the locks on it,
-    final ones too, until its last certificate has ended."""
+    final ones too, until its last certificate has ended.  Of one that left, and was
+    locked for a fork then, nothing but that lock is there to be removed."""
+    gone = tx.instance(instance_id)
+    if gone is not None and gone.removed_at is not None:
+        held = active_on(context, tx, [_target(gone)])[_target(gone)]
+        if any(lock.is_final and lock.expires_at is None for lock in held):
+            return gone, end_with_certificates(context, tx, operator, [gone])
     instance = _find(tx, instance_id)
     bot = tx.bot_by_id(instance.bot_id)
     tx.remove_instance(instance.id, context.clock())

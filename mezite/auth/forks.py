@@ -74,9 +74,28 @@ def unanswered(tx: Transaction) -> tuple[StoredEvent, ...]:
         if name in found or len(found) == _SHOWN or _was_proven(tx, one):
             continue
         instance = tx.instance(name)
-        if instance is not None and instance.removed_at is None:
+        if instance is not None and (instance.removed_at is None or _had_left(tx, one)):
             found[name] = one
     return tuple(found.values())
+
+
+def has_left(tx: Transaction, instance_id: str) -> bool:
+    """Whether the instance has ended itself, and no fork of it was proven since: whoever
+    renewed with a copy and then left may have meant that nobody finds out."""
+    left = _left(tx, instance_id)
+    return left is not None and not _was_proven(tx, left)
+
+
+def _had_left(tx: Transaction, question: StoredEvent) -> bool:
+    left = _left(tx, question.event.resource_name)
+    return left is not None and left.id < question.id
+
+
+def _left(tx: Transaction, instance_id: str) -> StoredEvent | None:
+    told = tx.list_events(
+        type_name=EventType.INSTANCE_LEFT.event_name, resource_name=instance_id, limit=1
+    )
+    return told[0] if told else None
 
 
 def _was_proven(tx: Transaction, question: StoredEvent) -> bool:

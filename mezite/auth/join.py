@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from mezite.auth.context import Context, Peer
+from mezite.auth.forks import has_left
 from mezite.auth.issue import Subject, answer_fork, certify, expired, issued, locked, terms
 from mezite.auth.older import refuse_joins
 from mezite.auth.proof import JoinProof
@@ -192,22 +193,29 @@ def _repeat(
 ) -> Issued | Refused:
     """The key that redeemed the token asks again: its reply may have been lost."""
     now = context.clock()
-    instance = tx.instance(admission.instance_id)
-    if instance is None or instance.removed_at is not None:
-        return Refused(
-            Reason.INSTANCE_UNKNOWN,
-            f"instance {admission.instance_id} has been removed; join again with a new token",
-        )
-    bot = tx.bot_by_id(instance.bot_id)
-    refused = locked(
-        tx, now, bot=bot.name if bot else "", instance=instance.id, roles=bot.roles if bot else ()
+    removed = Refused(
+        Reason.INSTANCE_UNKNOWN,
+        f"instance {admission.instance_id} has been removed; join again with a new token",
     )
-    if refused is not None:
-        return refused
+    instance = tx.instance(admission.instance_id)
+    if instance is None:
+        return removed
     stored = Stored(
         instance.generation, instance.lineage_key, instance.previous_key, instance.request_hash
     )
     judgement = judge_repeated_join(stored, proof.lineage_key, proof.request_hash)
+    bot = tx.bot_by_id(instance.bot_id)
+    if instance.removed_at is not None:
+        # Whoever ended it has had the answer that this one asks for.
+        if bot is None or not has_left(tx, instance.id):
+            return removed
+        judgement = ForkSuspected(stored.generation, 1, stored.lineage_key, proof.lineage_key)
+    else:
+        refused = locked(
+            tx, now, bot=bot.name if bot else "", instance=instance.id, roles=bot.roles if bot else ()
+        )
+        if refused is not None:
+            return refused
     if isinstance(judgement, ForkSuspected):
         return answer_fork(
             context,

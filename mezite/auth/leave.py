@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from mezite.auth.admin_locks import end_with_certificates
 from mezite.auth.context import Context, Peer
+from mezite.auth.forks import has_left
 from mezite.auth.issue import answer_fork, locked
 from mezite.auth.proof import LeaveProof, Provenance
 from mezite.core.audit import AuditEvent, EventType
-from mezite.core.generation import ForkSuspected, Presented, Stored, judge
+from mezite.core.generation import ForkSuspected, Judgement, Presented, Stored, judge, judge_left
 from mezite.core.request import LeaveRequest, Wishes
 from mezite.errors import Reason, Refused
 from mezite.storage.interface import Transaction
@@ -26,24 +27,30 @@ def leave(
     """The instance is removed; ``None`` also when it was already: the reply was lost.
 
     Judged as a renewal is: locks, then the generation.  An old copy ends nobody's
-    lineage, and whoever proves a fork by leaving locks it.  The certificates that
-    are out are refused by our nodes until they have ended.
+    lineage, and whoever proves a fork by leaving locks it, also where the other
+    holder has left before.  The certificates that are out are refused by our nodes
+    until they have ended.
     """
     instance = tx.instance(request.instance_id)
     if instance is None:
         return Refused(
             Reason.INSTANCE_UNKNOWN, f"the server does not know instance {request.instance_id}"
         )
-    if instance.removed_at is not None:
-        return None
     now, name = context.clock(), provenance.bot
-    refused = locked(tx, now, bot=name, instance=instance.id)
-    if refused is not None:
-        return refused
-    judgement = judge(
-        Stored(instance.generation, instance.lineage_key, instance.previous_key, instance.request_hash),
-        Presented(request.generation, proof.lineage_key, "", b""),
+    stored = Stored(
+        instance.generation, instance.lineage_key, instance.previous_key, instance.request_hash
     )
+    presented = Presented(request.generation, proof.lineage_key, "", b"")
+    judgement: Judgement | None
+    if instance.removed_at is not None:
+        judgement = judge_left(stored, presented) if has_left(tx, instance.id) else None
+        if judgement is None:
+            return None
+    else:
+        refused = locked(tx, now, bot=name, instance=instance.id)
+        if refused is not None:
+            return refused
+        judgement = judge(stored, presented)
     if isinstance(judgement, ForkSuspected):
         return answer_fork(
             context, tx, judgement, instance=instance, bot_name=name, nonce=nonce,

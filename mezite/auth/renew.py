@@ -6,11 +6,12 @@ from msgspec import Struct
 
 from mezite.auth.adoption import STORED_AT, show_older
 from mezite.auth.context import Context, Peer
+from mezite.auth.forks import has_left
 from mezite.auth.issue import Subject, answer_fork, certify, expired, issued, locked, terms
 from mezite.auth.older import refuse_joins
 from mezite.auth.proof import Provenance, RenewProof
 from mezite.core.audit import AuditEvent, EventType
-from mezite.core.generation import Advance, ForkSuspected, Presented, Stored, judge
+from mezite.core.generation import Advance, ForkSuspected, Judgement, Presented, Stored, judge, judge_left
 from mezite.core.model import Instance
 from mezite.core.request import Issued, RenewRequest, certificate_hash
 from mezite.errors import Reason, Refused
@@ -81,26 +82,31 @@ def _renew_once(
             Reason.INSTANCE_UNKNOWN,
             f"the server does not know instance {request.instance_id}; join again with a new token",
         )
+    stored = Stored(
+        instance.generation, instance.lineage_key, instance.previous_key, instance.request_hash
+    )
+    presented = Presented(request.generation, proof.lineage_key, proof.new_key, proof.request_hash)
+    judgement: Judgement | None
     if instance.removed_at is not None:
         if bot is None:
             return Refused(Reason.BOT_GONE, f"the bot {provenance.bot} has been removed")
-        return Refused(
-            Reason.INSTANCE_UNKNOWN,
-            f"instance {instance.id} has been removed; join again with a new token",
+        judgement = judge_left(stored, presented) if has_left(tx, instance.id) else None
+        if judgement is None:
+            return Refused(
+                Reason.INSTANCE_UNKNOWN,
+                f"instance {instance.id} has been removed; join again with a new token",
+            )
+    else:
+        refused = locked(
+            tx,
+            now,
+            bot=bot.name if bot else "",
+            instance=instance.id,
+            roles=bot.roles if bot else (),
         )
-    refused = locked(
-        tx,
-        now,
-        bot=bot.name if bot else "",
-        instance=instance.id,
-        roles=bot.roles if bot else (),
-    )
-    if refused is not None:
-        return refused
-    judgement = judge(
-        Stored(instance.generation, instance.lineage_key, instance.previous_key, instance.request_hash),
-        Presented(request.generation, proof.lineage_key, proof.new_key, proof.request_hash),
-    )
+        if refused is not None:
+            return refused
+        judgement = judge(stored, presented)
     adopted = isinstance(judgement, Advance) and judgement.adopted
     if adopted and not provenance.is_current:
         # What a retired CA has signed, this database has seen: only its stolen key can be ahead.

@@ -89,6 +89,17 @@ def judge(stored: Stored, presented: Presented) -> Judgement:
     )
 
 
+def judge_left(stored: Stored, presented: Presented) -> ForkSuspected | None:
+    """The same of an instance that has ended itself.  Whoever ended it held the stored
+    generation: one who comes from before it, be it for a lost reply, is another holder."""
+    is_its_own = presented.generation == stored.generation and presented.lineage_key == stored.lineage_key
+    if is_its_own or presented.generation > stored.generation:
+        return None
+    return ForkSuspected(
+        stored.generation, presented.generation, stored.lineage_key, presented.lineage_key
+    )
+
+
 def judge_repeated_join(stored: Stored, lineage_key: str, request_hash: bytes) -> Judgement:
     """What a join repeated by the key that redeemed the token means.
 

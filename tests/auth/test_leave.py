@@ -6,12 +6,15 @@ from datetime import timedelta
 
 import pytest
 
+from mezite.auth import admin_instances
+from mezite.auth.context import Operator
+from mezite.auth.forks import unanswered
 from mezite.certs import keys
 from mezite.core.model import LockKind
 from mezite.core.request import LEAVE, RENEW, LeaveRequest, Signed, signed_bytes
 from mezite.errors import Reason, Refused
 from mezite.rpc import messages
-from tests.harness import PEER, Auth, Machine
+from tests.harness import PEER, Auth, Machine, Pending
 
 
 def joined(auth: Auth) -> Machine:
@@ -73,6 +76,69 @@ def test_an_old_copy_ends_nothing(auth: Auth) -> None:
     machine.renew()
     assert reason_of(try_leave(copy, asked.nonce)) is Reason.GENERATION_MISMATCH
     assert reason_of(machine.try_renew()) is Reason.GENERATION_MISMATCH
+
+
+@pytest.mark.parametrize("with_pending_keys", [True, False])
+def test_a_thief_does_not_hide_by_leaving(auth: Auth, *, with_pending_keys: bool) -> None:
+    """He renews with a copy and ends the instance: the owner's next renewal still proves the fork, once."""
+    machine = joined(auth)
+    thief = machine.copy()
+    if not with_pending_keys:
+        thief.pending = Pending()
+    thief.renew()
+    assert try_leave(thief) is None
+    asked = machine.try_renew()
+    assert isinstance(asked, Refused)
+    assert asked.reason is Reason.PROVE
+    assert [one.event.resource_name for one in auth.write(unanswered)] == [machine.instance_id]
+    assert reason_of(machine.try_renew(asked.nonce)) is Reason.GENERATION_MISMATCH
+    (proven,) = auth.events("generation_mismatch")
+    assert proven.event.fields["stored_generation"] == 2
+    (final,) = (lock for lock in auth.locks() if lock.is_final)
+    assert final.expires_at is None
+    assert auth.write(unanswered) == ()
+    for one in (machine, thief):
+        assert reason_of(one.try_renew()) is Reason.INSTANCE_UNKNOWN
+    assert try_leave(machine) is None
+    # What `status` tells to do ends the alarm; on a node the certificates stay locked out.
+    left = auth.write(
+        lambda tx: admin_instances.remove_instance(auth.context, tx, Operator(0, "root"), machine.instance_id)
+    )[1]
+    assert {lock.expires_at for lock in left} == {lock.expires_at for lock in auth.locks()}
+    assert all(lock.expires_at is not None for lock in left)
+    assert reason_of(machine.try_renew()) is Reason.INSTANCE_UNKNOWN
+
+
+@pytest.mark.parametrize("renews", [True, False])
+def test_nor_does_the_owner_s_leave_or_repeated_join_miss_it(auth: Auth, *, renews: bool) -> None:
+    machine = Machine(auth)
+    token = auth.add_token(auth.add_bot())
+    unanswered_yet = machine.copy()
+    machine.join(token)
+    thief = machine.copy()
+    if renews:
+        thief.renew()
+    assert try_leave(thief) is None
+    if renews:
+        assert reason_of(try_leave(machine)) is Reason.PROVE
+    asked = auth.join(*unanswered_yet.join_request(token))
+    assert isinstance(asked, Refused)
+    assert asked.reason is Reason.PROVE
+    proven = auth.join(*unanswered_yet.join_request(token, asked.nonce))
+    assert reason_of(proven) is Reason.GENERATION_MISMATCH
+
+
+def test_an_operator_s_removal_is_no_leave(auth: Auth) -> None:
+    """He knows of the copy, or may: its holder is told that the instance was removed, and raises no alarm."""
+    machine = joined(auth)
+    copy = machine.copy()
+    machine.renew()
+    auth.write(
+        lambda tx: admin_instances.remove_instance(auth.context, tx, Operator(0, "root"), machine.instance_id)
+    )
+    assert reason_of(copy.try_renew()) is Reason.INSTANCE_UNKNOWN
+    assert try_leave(copy) is None
+    assert not auth.events("renew.prove_asked")
 
 
 def test_a_signature_for_another_method_is_none(auth: Auth) -> None:

@@ -14,6 +14,7 @@ from mezite.core.generation import (
     Reissue,
     Stored,
     judge,
+    judge_left,
     judge_repeated_join,
 )
 
@@ -42,6 +43,21 @@ STORED = Stored(5, "K5", "K4", b"keys-of-5")
 )
 def test_judge(presented: Presented, expected: Judgement) -> None:
     assert judge(STORED, presented) == expected
+
+
+@pytest.mark.parametrize(
+    ("presented", "expected"),
+    [
+        (Presented(5, "K5", "new", b"x"), None),
+        (Presented(6, "K6", "new", b"x"), None),
+        # It left with 5 in hand, so it has had the reply that this one asks for.
+        (Presented(4, "K4", "K5", b"keys-of-5"), ForkSuspected(5, 4, "K5", "K4")),
+        (Presented(4, "K4", "new", b"x"), ForkSuspected(5, 4, "K5", "K4")),
+        (Presented(5, "X5", "new", b"x"), ForkSuspected(5, 5, "K5", "X5")),
+    ],
+)
+def test_judge_left(presented: Presented, expected: ForkSuspected | None) -> None:
+    assert judge_left(STORED, presented) == expected
 
 
 PUT_BACK = Stored(4, "K4", "K5", b"")
