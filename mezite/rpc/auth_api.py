@@ -287,7 +287,7 @@ class AuthApi(IdentityServiceServicer):
     ) -> NoReturn:
         subject, peer = call.subject, call.peer
         now = self._context.clock()
-        if self._refusals.is_worth_a_row(refused.reason, subject, now):
+        if self._refusals.is_worth_a_row(refused.reason, subject, now, is_join=method is _JOIN):
             _log.info(
                 "{event}: {resource}={subject} peer={peer} reason={reason}: {why}",
                 event=method.refused.event_name,

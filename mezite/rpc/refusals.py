@@ -30,13 +30,16 @@ class RefusalLog:
         self._strangers = 0
         self._written: OrderedDict[tuple[str, Reason], datetime] = OrderedDict()
 
-    def is_worth_a_row(self, reason: Reason, subject: str, now: datetime) -> bool:
+    def is_worth_a_row(
+        self, reason: Reason, subject: str, now: datetime, *, is_join: bool = False
+    ) -> bool:
         """Counts the refusal of *subject*, and whether to write it: of strangers
         the first few a minute, of anybody known one for each reason in ten minutes."""
         self.counts[reason.code] += 1
         if reason in _SILENT:
             return False
-        if reason in _STRANGE:
+        # While the database is an older copy no join's token is looked at: anybody may have sent it.
+        if reason in _STRANGE or (is_join and reason is Reason.DATABASE_RESTORED):
             minute = int(now.timestamp()) // 60
             if minute != self._minute:
                 self._minute, self._strangers = minute, 0
