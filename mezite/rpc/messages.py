@@ -32,6 +32,7 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["IdentityService"].full_name
 MAX_GENERATION = 2**63 - 1
 _MAX_WISH_S = MAX_WISH // timedelta(seconds=1)
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_TOKEN_ID = re.compile(r"tok-bot-[0-9a-f]{12}")
 _MAX_UNIX_MS = 253402300799_000
 """The last second that a datetime can hold."""
 
@@ -142,8 +143,11 @@ def join_request_from(body: bytes) -> JoinRequest:
         raise InvalidInput("not a JoinBody", "body") from None
     if message.WhichOneof("admission") != "token":
         raise InvalidInput("no proof of admission that this server knows; update it", "admission")
-    if len(message.token.id) > 64 or len(message.token.secret) > 64:
-        raise InvalidInput("too long", "token")
+    # What is no id may be a whole token: it is not shown, nor kept as what the request was about.
+    if not _TOKEN_ID.fullmatch(message.token.id):
+        raise InvalidInput("expected tok-bot-<12 hex>", "token.id")
+    if len(message.token.secret) > 64:
+        raise InvalidInput("too long", "token.secret")
     return JoinRequest(
         token_id=message.token.id,
         token_secret=message.token.secret,

@@ -131,7 +131,8 @@ def test_the_interval_is_shorter_than_every_ttl(auth: Auth) -> None:
 def test_wishes_of_a_key_travel_and_are_no_part_of_what_is_asked_for() -> None:
     """They may change between repetitions of a request; the keys may not."""
     pending = ManyPending(wanted=(asked("a", "x", "y", ttl=timedelta(minutes=5)),))
-    request = JoinRequest("tok", "secret", b"key", pending.ssh_keys, Wishes(None, None, START))
+    wishes = Wishes(None, None, START)
+    request = JoinRequest("tok-bot-0123456789ab", "secret", b"key", pending.ssh_keys, wishes)
     found = messages.join_request_from(messages.join_body(request))
     assert found.ssh_keys == pending.ssh_keys
     plain = tuple(SshKey(key.output, key.blob) for key in pending.ssh_keys)

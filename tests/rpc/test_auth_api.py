@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from msgspec.structs import replace
 
 from mezite.auth import older
 from mezite.certs.x509 import SERVER_NAME
@@ -81,3 +82,17 @@ def test_strangers_who_join_while_the_database_is_an_older_copy_leave_a_few_rows
 
     rows = asking(auth, talk)
     assert len(rows) == STRANGERS_PER_MINUTE
+
+
+@pytest.mark.parametrize("id", ["{0.id}-{0.secret}", "{0.id}\0", "{0.id} ", "", "x"])
+def test_what_is_no_token_id_is_refused_unread_and_unwritten(auth: Auth, id: str) -> None:
+    """Least of all one with its secret behind it; and PostgreSQL takes no NUL."""
+    token = auth.add_token(auth.add_bot())
+
+    async def talk(ask: Ask) -> None:
+        wrong = replace(token, id=id.format(token))
+        assert await ask(join_of(auth, wrong)) is Reason.INVALID_REQUEST
+
+    (row,) = asking(auth, talk)
+    assert row.resource_name == ""
+    assert token.secret not in str(row)
