@@ -22,7 +22,15 @@ from mezite.auth.context import Context, Operator
 from mezite.core import rbac
 from mezite.core.audit import EventType
 from mezite.core.lifetime import asked_ttl
-from mezite.core.model import DEFAULT_RENEWABLE_FOR, Bot, Instance, Lock, LockKind, LockTarget
+from mezite.core.model import (
+    DEFAULT_RENEWABLE_FOR,
+    Bot,
+    Instance,
+    Lock,
+    LockKind,
+    LockTarget,
+    address_block,
+)
 from mezite.errors import Conflict, InvalidInput, NotFound
 from mezite.storage.interface import MAX_PAGE, Page, Transaction
 
@@ -83,7 +91,7 @@ def add_bot(
         ttl=ttl,
         renewable_for=renewable_for,
         max_lineage_age=max_lineage_age,
-        source_address=tuple(source_address),
+        source_address=tuple(map(address_block, source_address)),
     )
     if tx.bot(name) is not None:
         raise Conflict(

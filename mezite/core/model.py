@@ -61,6 +61,21 @@ def check_login(text: object, path: str = "") -> str:
     return text
 
 
+def address_block(text: str) -> str:
+    """*text* as a certificate's ``source-address`` takes it: bits for a mask, and no zone."""
+    block = str(_network(text))
+    if "%" in block:
+        raise InvalidInput(f"{shown(text)} names an interface, which is one machine's own", "source_address")
+    return block
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise InvalidInput(f"{error}; write CIDR blocks such as 192.0.2.0/24", "source_address") from None
+
+
 def shown(value: object) -> str:
     """*value* as an error line shows it, cut short."""
     text = repr(value)
@@ -104,13 +119,7 @@ class Bot(Struct, frozen=True):
                 "renewable_for",
             )
         for block in self.source_address:
-            try:
-                if "%" in block:
-                    raise ValueError(f"{block!r} names a zone, which no SSH server knows")
-                ipaddress.ip_network(block)
-            except ValueError as error:
-                raise InvalidInput(f"{error}; write CIDR blocks such as 192.0.2.0/24",
-                                   "source_address") from None
+            _network(block)
 
 
 class JoinToken(Discreet, frozen=True):

@@ -52,6 +52,14 @@ def test_a_new_bots_token_admits_a_machine(auth: Auth) -> None:
     assert Machine(auth).join(text).bot == "ci"
 
 
+def test_blocks_of_addresses_are_written_as_sshd_reads_them(auth: Auth) -> None:
+    """It takes no mask but a number of bits: with any other no server lets the certificate in."""
+    given = ["10.0.0.0/255.0.0.0", "192.0.2.0/0.0.0.255", "2001:DB8::/32", "192.0.2.7"]
+    assert add(auth, source_address=given).bot.source_address == (
+        "10.0.0.0/8", "192.0.2.0/24", "2001:db8::/32", "192.0.2.7/32"
+    )
+
+
 def test_the_secret_is_neither_stored_nor_told(auth: Auth) -> None:
     new = add(auth)
     secret = TokenText.from_text(new.text).secret
@@ -95,6 +103,7 @@ REFUSED: list[tuple[dict[str, Any], type[MeziteError], str]] = [
     ({"ttl": timedelta(hours=25)}, InvalidInput, "ttl: 1d1h is out of bounds"),
     ({"renewable_for": timedelta(days=91)}, InvalidInput, "renewable_for: 91d is out of bounds"),
     ({"source_address": ["everywhere"]}, InvalidInput, "source_address: 'everywhere'"),
+    ({"source_address": ["fe80::%eth0/64"]}, InvalidInput, "source_address: 'fe80::%eth0/64' names"),
 ]
 
 

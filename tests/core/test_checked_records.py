@@ -18,7 +18,7 @@ TEMPLATE = CertificateTemplate(USER, 1, "bot-ci", ("deploy",), 0, 1, (), ())
 @pytest.mark.parametrize(
     ("field", "value"),
     [("name", "../ci"), ("roles", ()), ("ttl", timedelta(days=2)), ("renewable_for", timedelta()),
-     ("source_address", ("192.0.2.1/24",)), ("source_address", ("fe80::1%eth0",))],
+     ("source_address", ("192.0.2.1/24",))],
 )
 def test_a_bot_that_is_changed_is_checked_as_a_new_one(field: str, value: object) -> None:
     """msgspec's replace runs no ``__post_init__`` before version 0.21."""
