@@ -24,6 +24,7 @@ from datetime import datetime, timedelta
 from msgspec.structs import replace
 
 from mezite.auth.admin import get_role, note
+from mezite.auth.adoption import last_event
 from mezite.auth.context import Actor, Context, Operator
 from mezite.core import locks
 from mezite.core.audit import EventType, plain
@@ -135,7 +136,8 @@ def end_with_certificates(
     """Removed *instances* are locked until no certificate of theirs is good any
     more, so that our nodes refuse them; those locks."""
     now = context.clock()
-    ends = {_target(instance): _last_certificate_ends(instance) for instance in instances}
+    forgotten = _forgotten_until(tx)
+    ends = {_target(instance): _last_certificate_ends(instance, forgotten) for instance in instances}
     left: list[Lock] = []
     for target, held in active_on(context, tx, list(ends)).items():
         kept = []
@@ -170,10 +172,18 @@ def _target(instance: Instance) -> LockTarget:
     return LockTarget(LockKind.INSTANCE, instance.id)
 
 
-def _last_certificate_ends(instance: Instance) -> datetime:
-    """At the latest: an earlier certificate may have been given a longer life."""
-    longest = instance.renewed_at + MAX_CERTIFICATE_TTL
+def _last_certificate_ends(instance: Instance, forgotten: datetime | None) -> datetime:
+    """At the latest: an earlier certificate may have been given a longer life, and what
+    was given out until *forgotten* may not be in the database."""
+    given_out = instance.renewed_at if forgotten is None else max(instance.renewed_at, forgotten)
+    longest = given_out + MAX_CERTIFICATE_TTL
     return longest if instance.not_after is None else max(longest, instance.not_after)
+
+
+def _forgotten_until(tx: Transaction) -> datetime | None:
+    """When the database was last found or said to be an older copy, if it ever was."""
+    told = (last_event(tx, kind) for kind in (EventType.DATABASE_OLDER, EventType.DATABASE_RESTORED))
+    return max((one.event.at for one in told if one is not None), default=None)
 
 
 def list_locks(

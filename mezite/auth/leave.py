@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mezite.auth.admin_locks import end_with_certificates
+from mezite.auth.adoption import show_older
 from mezite.auth.context import Context, Peer
 from mezite.auth.forks import has_left
 from mezite.auth.issue import answer_fork, locked
@@ -58,6 +59,8 @@ def leave(
         )
     if request.generation != instance.generation and not provenance.is_current:
         return Refused(Reason.BAD_PROOF, "a retired CA proves no generation ahead of this server's")
+    if request.generation != instance.generation:
+        show_older(context, tx, instance)
     tx.remove_instance(instance.id, now)
     actor = f"bot/{name}"
     tx.add_event(

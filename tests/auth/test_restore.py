@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from msgspec.structs import replace
 
-from mezite.auth import admin
+from mezite.auth import admin, admin_instances, older
 from mezite.auth.context import Operator
 from mezite.auth.restore import Restored, begin, restore
 from mezite.certs.ssh import parse_certificate
@@ -16,6 +16,7 @@ from mezite.core.serials import serial_floor
 from mezite.errors import Conflict, InvalidInput, Reason
 from mezite.storage.interface import Step
 from tests.auth.test_join import reason
+from tests.auth.test_leave import try_leave
 from tests.harness import START, Auth, Machine
 
 OPERATOR = Operator(0, "root")
@@ -182,3 +183,27 @@ def test_status_tells_that_machines_are_ahead_until_a_restore_is_declared(
     put_back(auth, machine)
     machine.renew()
     assert ahead() == (machine.instance_id,)
+
+
+@pytest.mark.parametrize("how", ["machine", "mark", "declared"])
+def test_who_is_removed_after_a_restore_is_locked_for_what_was_given_out_before_it(
+    auth: Auth, machine: Machine, how: str
+) -> None:
+    """The database has forgotten the last renewal, and the certificate may live for a day from then on."""
+    auth.advance(hours=20)
+    put_back(auth, machine)
+    start(auth)
+    if how == "machine":
+        assert try_leave(machine) is None
+        (found,) = auth.events("database.older")
+        assert found.event.fields["instance"] == machine.instance_id
+    else:
+        if how == "mark":
+            auth.write(lambda tx: older.note(auth.context, tx, older.Sign.MARK))
+        else:
+            declare(auth)
+        auth.write(
+            lambda tx: admin_instances.remove_instance(auth.context, tx, OPERATOR, machine.instance_id)
+        )
+    (lock,) = auth.locks()
+    assert lock.expires_at == auth.now + timedelta(days=1)
