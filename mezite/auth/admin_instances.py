@@ -15,7 +15,7 @@ from mezite.auth.context import Context, Operator
 from mezite.auth.forks import asked
 from mezite.core.audit import EventType
 from mezite.core.lifetime import lineage_expiry
-from mezite.core.model import Bot, Instance, Lock, LockKind, LockTarget
+from mezite.core.model import MAX_CERTIFICATE_TTL, Bot, Instance, Lock, LockKind, LockTarget
 from mezite.errors import Conflict, InvalidInput, NotFound
 from mezite.storage.interface import Page, StoredEvent, Transaction
 
@@ -104,8 +104,8 @@ class Unlocked(Struct, frozen=True):
 
 
 _RISK_CURRENT = (
-    "the holder of the key given out last goes on, and the other one is locked out at its next renewal; "
-    "if you chose wrong, the thief keeps the identity"
+    "the holder of the key given out last goes on; the other one gets nothing, but its next renewal locks the "
+    "instance again: make sure that it is destroyed; if you chose wrong, the thief keeps the identity"
 )
 _RISK_PREVIOUS = (
     "the lineage is put back by one generation: whoever has a copy of that key can go on with it, and the "
@@ -142,6 +142,8 @@ def unlock_instance(
     if keep_key != instance.lineage_key:
         kept, risk = instance.generation - 1, _RISK_PREVIOUS
         tx.keep_key(instance.id, generation=kept, lineage_key=keep_key)
+    if context.clock() < instance.renewed_at + MAX_CERTIFICATE_TTL:
+        risk += "; until they end, the certificates that both hold open our nodes again"
     note(
         context, tx, operator, EventType.INSTANCE_KEPT, "instance", instance.id, message=risk,
         fields={"kept_key": keep_key, "kept_generation": kept, "stored_generation": instance.generation},

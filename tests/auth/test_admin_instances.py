@@ -142,9 +142,22 @@ def test_keeping_the_key_given_out_last_lets_its_holder_go_on(auth: Auth, machin
     assert stored.event.fields == {"kept_key": kept, "kept_generation": 2, "stored_generation": 2}
     assert [lock.reason for lock in done.locks] == [MISMATCH]
     assert "if you chose wrong" in done.risk
+    assert "until they end, the certificates that both hold open our nodes again" in done.risk
     owner.renew()
-    assert reason(thief.try_renew()) is Reason.PROVE
+    asked = thief.try_renew()
+    assert reason(asked) is Reason.PROVE
     assert auth.locks() == ()
+    assert isinstance(asked, Refused)
+    assert reason(thief.try_renew(asked.nonce)) is Reason.GENERATION_MISMATCH
+    assert "its next renewal locks the instance again" in done.risk
+    assert reason(owner.try_renew()) is Reason.GENERATION_MISMATCH
+
+
+def test_the_risk_speaks_of_no_certificates_that_have_ended(auth: Auth, machine: Machine) -> None:
+    owner, thief = machine.copy(), machine
+    fork(thief, owner)
+    auth.advance(hours=24)
+    assert "certificates" not in unlock(auth, owner, fingerprint(owner)).risk
 
 
 def test_keeping_the_key_before_puts_the_lineage_back(auth: Auth, machine: Machine) -> None:
