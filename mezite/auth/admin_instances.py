@@ -104,8 +104,8 @@ class Unlocked(Struct, frozen=True):
 
 
 _RISK_CURRENT = (
-    "the holder of the key given out last goes on; the other one gets nothing, but its next renewal locks the "
-    "instance again: make sure that it is destroyed; if you chose wrong, the thief keeps the identity"
+    "the holder of the key given out last goes on; the other one gets nothing, but its next renewal locks "
+    "the instance again: make sure that it is destroyed; if you chose wrong, the thief keeps the identity"
 )
 _RISK_PREVIOUS = (
     "the lineage is put back by one generation: whoever has a copy of that key can go on with it, and the "

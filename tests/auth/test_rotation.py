@@ -7,14 +7,18 @@ from datetime import timedelta
 import pytest
 from msgspec.structs import replace
 
-from mezite.auth import admin, authorities
+from mezite.auth import admin, admin_instances, authorities
 from mezite.auth.admin import CaType
 from mezite.auth.context import AuthoritySet, Operator
 from mezite.auth.rotation import DEFAULT_GRACE, Rotated, Stage, rotate
-from mezite.certs import verify
+from mezite.certs import keys, verify
 from mezite.certs.ssh import parse_certificate
-from mezite.errors import CertificateRejected, Conflict
-from tests.harness import Auth, Machine
+from mezite.core.model import Bot
+from mezite.core.rbac import Granted
+from mezite.core.template import user_certificate
+from mezite.errors import CertificateRejected, Conflict, Reason, Refused
+from tests.auth.test_join import reason
+from tests.harness import START, Auth, Machine, Pending
 
 ANN = Operator(1000, "ann")
 
@@ -119,3 +123,40 @@ def test_new_keys_are_encrypted_as_the_first_ones(auth: Auth) -> None:
     encrypted = [one.kind for one in stored if b"ENCRYPTED" in one.private_pem]
     assert encrypted == ["host"]
     assert len(stored) == 5
+
+
+def test_a_stolen_user_ca_that_is_retired_can_have_instances_locked_and_nothing_more(
+    auth: Auth, machine: Machine
+) -> None:
+    """The price of forks that are proven after a rotation, told in docs/authorities.md; and the way back."""
+    machine.renew()
+    stored = auth.loaded.current.signer
+    for _ in range(3):
+        step(auth, in_haste=True)
+    thief = machine.copy()
+    thief.lineage, thief.pending = keys.generate_key(), Pending()
+    subject = keys.public_blob(thief.lineage)
+
+    def forge(generation: int) -> None:
+        thief.generation = generation
+        template = user_certificate(
+            Granted(("ci-deployer",), ("deploy",), timedelta(hours=1), False),
+            Bot("id", "github-deploy", ("ci-deployer",), START),
+            instance=machine.instance_id, generation=generation, lineage_key=keys.fingerprint(subject),
+            serial=1, now=auth.now,
+        )
+        thief.certificate = stored.sign_user(template, subject)
+
+    forge(7)
+    assert not lets_in(auth.context.authorities(), thief.certificate, auth)
+    assert reason(thief.try_renew()) is Reason.BAD_PROOF
+    forge(1)
+    asked = thief.try_renew()
+    assert isinstance(asked, Refused)
+    assert reason(thief.try_renew(asked.nonce)) is Reason.GENERATION_MISMATCH
+    assert reason(machine.try_renew()) is Reason.GENERATION_MISMATCH
+    kept = auth.instance(machine.instance_id).lineage_key
+    auth.write(
+        lambda tx: admin_instances.unlock_instance(auth.context, tx, ANN, machine.instance_id, keep_key=kept)
+    )
+    assert machine.renew().generation == 3
