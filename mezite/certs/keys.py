@@ -52,6 +52,10 @@ _P256_LENGTH = len(_P256_HEAD) + 64
 _P256_P = 2**256 - 2**224 + 2**192 + 2**96 - 1
 _P256_B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
 """Of the curve y² = x³ - 3x + b over the integers modulo p (FIPS 186-4, D.1.2.3)."""
+_ED25519_P = 2**255 - 19
+_ED25519_EIGHTH = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
+_ED25519_SMALL = frozenset((0, 1, _ED25519_P - 1, _ED25519_EIGHTH, _ED25519_P - _ED25519_EIGHTH))
+"""y of the points of order 1, 2, 4 and 8 (RFC 8032, 5.1): for such a key anybody can sign."""
 KEY_TYPES = (ED25519, *(b"ecdsa-sha2-" + name for name in _CURVES), RSA)
 
 
@@ -122,7 +126,8 @@ def load_public(blob: bytes) -> PublicKey:
     """The key that a plain blob holds.
 
     Raises :class:`CertificateRejected`: ``malformed``, ``unsupported_key``, or
-    ``weak_key`` for RSA below 2048 bits.
+    ``weak_key`` for RSA below 2048 bits or with an even modulus, and for points of
+    Ed25519 that anybody can sign for.
     """
     if len(blob) > MAX_KEY:
         raise CertificateRejected("malformed", f"malformed key: {len(blob)} bytes long")
@@ -135,6 +140,11 @@ def load_public(blob: bytes) -> PublicKey:
         if kind == ED25519:
             raw = reader.string(32)
             reader.finish()
+            y = int.from_bytes(raw, "little") & (1 << 255) - 1
+            if y % _ED25519_P in _ED25519_SMALL:
+                raise CertificateRejected("weak_key", "an Ed25519 key that anybody can sign for")
+            if y >= _ED25519_P:
+                raise reader.malformed("a number beyond the field's")
             return ed25519.Ed25519PublicKey.from_public_bytes(raw)
         if kind == RSA:
             exponent = reader.mpint(8)
@@ -144,6 +154,8 @@ def load_public(blob: bytes) -> PublicKey:
                 raise CertificateRejected(
                     "weak_key", f"an RSA key of {modulus.bit_length()} bits; at least {MIN_RSA_BITS}"
                 )
+            if not modulus & 1:
+                raise CertificateRejected("weak_key", "an RSA key with an even modulus")
             return rsa.RSAPublicNumbers(exponent, modulus).public_key()
         if kind in KEY_TYPES:
             name, point = reader.string(16), reader.string(256)

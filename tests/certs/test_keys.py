@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric import ed25519, padding
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mezite.certs import keys, wire
 from mezite.errors import CertificateRejected, InvalidInput
 from tests.certs.making import KEYS, rsa_key
+
+P25519 = 2**255 - 19
+EIGHTH = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
+"""y of a point of order 8."""
 
 
 @pytest.mark.parametrize("kind", KEYS)
@@ -171,3 +179,44 @@ def test_every_kind_of_key_is_usable(kind: str) -> None:
 def test_bad_public_line_is_refused(line: str) -> None:
     with pytest.raises(InvalidInput):
         keys.parse_public_line(line)
+
+
+def test_an_ed25519_key_that_anybody_can_sign_for_is_weak() -> None:
+    """Shown first by signing without a private key: S = 0, and R another point of small order."""
+    small = [
+        (y if y < 2**255 else 0) | sign << 255
+        for y in (
+            0, 1, P25519 - 1, P25519, P25519 + 1,
+            P25519 - EIGHTH,
+            EIGHTH,
+        )
+        for sign in (0, 1)
+    ]
+    points = [y.to_bytes(32, "little") for y in small]
+    for raw in points:
+        key, forged = ed25519.Ed25519PublicKey.from_public_bytes(raw), 0
+        for number in range(64):
+            for point in points:
+                with contextlib.suppress(InvalidSignature):
+                    key.verify(point + bytes(32), b"message %d" % number)
+                    forged += 1
+        # OpenSSL does not decode every one of these forms; the reader refuses all of them.
+        assert forged or raw[31] & 0x80, raw.hex()
+        with pytest.raises(CertificateRejected) as caught:
+            keys.check_public(wire.string(keys.ED25519) + wire.string(raw))
+        assert caught.value.code == "weak_key"
+
+
+@given(st.integers(2, 18), st.booleans())
+def test_an_ed25519_key_is_written_in_one_way(beyond: int, sign: bool) -> None:
+    raw = (P25519 + beyond | sign << 255).to_bytes(32, "little")
+    with pytest.raises(CertificateRejected, match="beyond the field"):
+        keys.check_public(wire.string(keys.ED25519) + wire.string(raw))
+
+
+def test_an_rsa_key_with_an_even_modulus_is_weak() -> None:
+    numbers = rsa_key(2048).public_key().public_numbers()
+    blob = wire.string(keys.RSA) + wire.mpint(numbers.e) + wire.mpint(numbers.n - 1)
+    with pytest.raises(CertificateRejected) as caught:
+        keys.check_public(blob)
+    assert caught.value.code == "weak_key"

@@ -126,6 +126,7 @@ def test_a_certificate_in_a_plain_list_stands_for_its_key() -> None:
 def test_plain_lists_may_hold_whatever_openssh_takes_for_a_key() -> None:
     odd = [
         keys.public_blob(rsa_key(1024)),
+        wire.string(keys.ED25519) + wire.string(bytes(32)),
         wire.string(b"sk-ssh-ed25519@openssh.com") + wire.string(b"k" * 32) + wire.string(b"ssh:"),
         wire.string(b"ssh-dss") + wire.mpint(7) * 4,
         *(keys.public_blob(key) for key in KEYS.values()),
