@@ -79,11 +79,11 @@ def unanswered(tx: Transaction) -> tuple[StoredEvent, ...]:
     return tuple(found.values())
 
 
-def has_left(tx: Transaction, instance_id: str) -> bool:
-    """Whether the instance has ended itself, and no fork of it was proven since: whoever
-    renewed with a copy and then left may have meant that nobody finds out."""
+def left_with(tx: Transaction, instance_id: str) -> int | None:
+    """The generation with which the instance has ended itself, if it has, and no fork of it was
+    proven since: whoever renewed with a copy and then left may have meant that nobody finds out."""
     left = _left(tx, instance_id)
-    return left is not None and not _was_proven(tx, left)
+    return None if left is None or _was_proven(tx, left) else int(left.event.fields["generation"])
 
 
 def _had_left(tx: Transaction, question: StoredEvent) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from mezite.auth.context import Context, Peer
-from mezite.auth.forks import has_left
+from mezite.auth.forks import left_with
 from mezite.auth.issue import Subject, answer_fork, certify, expired, issued, locked, terms
 from mezite.auth.older import refuse_joins
 from mezite.auth.proof import JoinProof
@@ -207,7 +207,7 @@ def _repeat(
     bot = tx.bot_by_id(instance.bot_id)
     if instance.removed_at is not None:
         # Whoever ended it has had the answer that this one asks for.
-        if bot is None or not has_left(tx, instance.id):
+        if bot is None or left_with(tx, instance.id) is None:
             return removed
         judgement = ForkSuspected(stored.generation, 1, stored.lineage_key, proof.lineage_key)
     else:

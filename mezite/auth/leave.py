@@ -5,7 +5,7 @@ from __future__ import annotations
 from mezite.auth.admin_locks import end_with_certificates
 from mezite.auth.adoption import show_older
 from mezite.auth.context import Context, Peer
-from mezite.auth.forks import has_left
+from mezite.auth.forks import left_with
 from mezite.auth.issue import answer_fork, locked
 from mezite.auth.proof import LeaveProof, Provenance
 from mezite.core.audit import AuditEvent, EventType
@@ -44,7 +44,7 @@ def leave(
     presented = Presented(request.generation, proof.lineage_key, "", b"")
     judgement: Judgement | None
     if instance.removed_at is not None:
-        judgement = judge_left(stored, presented) if has_left(tx, instance.id) else None
+        judgement = judge_left(stored, left_with(tx, instance.id), presented)
         if judgement is None:
             return None
     else:

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from mezite.auth.adoption import STORED_AT, show_older
 from mezite.auth.context import Context, Peer
-from mezite.auth.forks import has_left
+from mezite.auth.forks import left_with
 from mezite.auth.issue import Subject, answer_fork, certify, expired, issued, locked, terms
 from mezite.auth.older import refuse_joins
 from mezite.auth.proof import Provenance, RenewProof
@@ -90,7 +90,7 @@ def _renew_once(
     if instance.removed_at is not None:
         if bot is None:
             return Refused(Reason.BOT_GONE, f"the bot {provenance.bot} has been removed")
-        judgement = judge_left(stored, presented) if has_left(tx, instance.id) else None
+        judgement = judge_left(stored, left_with(tx, instance.id), presented)
         if judgement is None:
             return Refused(
                 Reason.INSTANCE_UNKNOWN,

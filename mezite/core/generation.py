@@ -89,11 +89,15 @@ def judge(stored: Stored, presented: Presented) -> Judgement:
     )
 
 
-def judge_left(stored: Stored, presented: Presented) -> ForkSuspected | None:
-    """The same of an instance that has ended itself.  Whoever ended it held the stored
-    generation: one who comes from before it, be it for a lost reply, is another holder."""
-    is_its_own = presented.generation == stored.generation and presented.lineage_key == stored.lineage_key
-    if is_its_own or presented.generation > stored.generation:
+def judge_left(stored: Stored, left_with: int | None, presented: Presented) -> ForkSuspected | None:
+    """The same of an instance that has ended itself with the generation *left_with* in
+    hand (ahead of the stored one after a restore), if it has: whoever comes from another
+    one, be it for a lost reply, is another holder."""
+    if left_with is None:
+        return None
+    if presented.generation == left_with and (
+        left_with != stored.generation or presented.lineage_key == stored.lineage_key
+    ):
         return None
     return ForkSuspected(
         stored.generation, presented.generation, stored.lineage_key, presented.lineage_key

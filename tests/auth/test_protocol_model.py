@@ -25,7 +25,17 @@ from mezite.auth.admin_instances import recover_instance
 from mezite.auth.context import Operator
 from mezite.certs import keys
 from mezite.core.model import Lock
-from mezite.core.request import JOIN, RENEW, Issued, JoinRequest, RenewRequest, Signed, signed_bytes
+from mezite.core.request import (
+    JOIN,
+    LEAVE,
+    RENEW,
+    Issued,
+    JoinRequest,
+    LeaveRequest,
+    RenewRequest,
+    Signed,
+    signed_bytes,
+)
 from mezite.errors import (
     Conflict,
     InvalidInput,
@@ -349,6 +359,26 @@ class World(RuleBasedStateMachine):
         if starts:
             thief.start()
 
+    @precondition(lambda self: self.thieves)
+    @rule(which=PICK, renews=st.booleans())
+    def a_thief_leaves(self, which: int, renews: bool) -> None:
+        """He takes what he wants, and ends the lineage with the newest keys that he has."""
+        thief = self.thieves[which % len(self.thieves)]
+        if renews:
+            thief.start()
+            thief.feed(RenewNow())
+            self.settle(thief)
+        held = thief.disk.held
+        if held is None:
+            return
+        pair = held.keys.lineage
+        request = LeaveRequest(held.instance_id, held.generation, pair.public, held.certificates[0])
+        body, uuid = messages.leave_body(request), self.auth.context.cluster.uuid
+        key = keys.private_from_pem(pair.private_pem, None)
+        locked = self.locked()
+        self.auth.leave(request, Signed(body, keys.sign(key, signed_bytes(LEAVE, uuid, b"", body))))
+        assert self.locked() == locked
+
     # --- the server's database, and strangers -------------------------------------------------
 
     @rule()
@@ -369,6 +399,8 @@ class World(RuleBasedStateMachine):
                 tx._change("", f"delete from {table}")
                 for row in rows:
                     tx._change("", f"insert into {table} values ({', '.join('?' * len(row))})", *row)
+            # A server starts on a restored database, and holds nothing of the one before.
+            tx._policy.forget()
 
         self.auth.write(write)
         self.holders.clear()
@@ -450,7 +482,7 @@ class World(RuleBasedStateMachine):
         given = {key for (whose, _), key in self.holders.items() if whose == instance}
         if given - owner.made:
             assert instance in self.locked(), "3: the owner's renewal did not show the thief's"
-        if instance in self.locked():
+        if instance in self.locked() or stored.removed_at is not None:
             assert owner.state.phase is Phase.ENDED
             return
         assert owner.state.phase is Phase.HOLDING, "2: a machine does not go on"

@@ -46,18 +46,23 @@ def test_judge(presented: Presented, expected: Judgement) -> None:
 
 
 @pytest.mark.parametrize(
-    ("presented", "expected"),
+    ("left_with", "presented", "expected"),
     [
-        (Presented(5, "K5", "new", b"x"), None),
-        (Presented(6, "K6", "new", b"x"), None),
+        (5, Presented(5, "K5", "new", b"x"), None),
         # It left with 5 in hand, so it has had the reply that this one asks for.
-        (Presented(4, "K4", "K5", b"keys-of-5"), ForkSuspected(5, 4, "K5", "K4")),
-        (Presented(4, "K4", "new", b"x"), ForkSuspected(5, 4, "K5", "K4")),
-        (Presented(5, "X5", "new", b"x"), ForkSuspected(5, 5, "K5", "X5")),
+        (5, Presented(4, "K4", "K5", b"keys-of-5"), ForkSuspected(5, 4, "K5", "K4")),
+        (5, Presented(4, "K4", "new", b"x"), ForkSuspected(5, 4, "K5", "K4")),
+        (5, Presented(5, "X5", "new", b"x"), ForkSuspected(5, 5, "K5", "X5")),
+        # The database was put back, and one side is ahead of it, or both are.
+        (5, Presented(6, "K6", "new", b"x"), ForkSuspected(5, 6, "K5", "K6")),
+        (8, Presented(7, "K7", "K8", b"x"), ForkSuspected(5, 7, "K5", "K7")),
+        (8, Presented(5, "K5", "new", b"x"), ForkSuspected(5, 5, "K5", "K5")),
+        (8, Presented(8, "K8", "new", b"x"), None),
+        (None, Presented(4, "K4", "new", b"x"), None),
     ],
 )
-def test_judge_left(presented: Presented, expected: ForkSuspected | None) -> None:
-    assert judge_left(STORED, presented) == expected
+def test_judge_left(left_with: int | None, presented: Presented, expected: ForkSuspected | None) -> None:
+    assert judge_left(STORED, left_with, presented) == expected
 
 
 PUT_BACK = Stored(4, "K4", "K5", b"")
