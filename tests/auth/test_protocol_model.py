@@ -238,8 +238,14 @@ class World(RuleBasedStateMachine):
             outcome = self.auth.join(message.request, message.signed)
             new_key = message.request.lineage_key
         else:
+            is_ahead = self.is_ahead(message.request)
             outcome = self.auth.renew(message.request, message.signed)
             new_key = message.request.new_lineage_key
+            if is_ahead and isinstance(outcome, Issued):
+                # Adopted: what went to others since the restore is passed by, which docs/protocol.md tells.
+                self.holders = {
+                    held: key for held, key in self.holders.items() if held[0] != outcome.instance_id
+                }
         if isinstance(outcome, Issued):
             instance = outcome.instance_id
             if instance not in self.owner_of:
@@ -250,6 +256,10 @@ class World(RuleBasedStateMachine):
         for instance in self.locked() - locked:
             assert self.is_stolen(instance), "1: a machine was locked by its own messages"
         return outcome
+
+    def is_ahead(self, request: RenewRequest) -> bool:
+        stored = self.auth.write(lambda tx: tx.instance(request.instance_id))
+        return stored is not None and request.generation > stored.generation
 
     def locked(self) -> set[str]:
         locks: tuple[Lock, ...] = self.auth.locks()
