@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 from tests.system.processes import BIN, Cluster, Finished, MachineProcess, run, wait_for
 
 
@@ -62,3 +64,18 @@ def test_without_its_server_nothing_is_removed(cluster: Cluster) -> None:
     assert (machine.destination / "ssh_key").exists()
     cluster.ctl(*remedy.removeprefix("mezctl ").split())
     assert leave(machine).code == 0, "what the line names helps"
+
+
+def test_a_thief_who_leaves_is_found_out_all_the_same(cluster: Cluster) -> None:
+    """By its owner's next renewal; and what `status` names then is there to be done."""
+    cluster.add_role()
+    machine, thief = cluster.machine(), cluster.machine("thief")
+    assert machine.once(f"--join-token={cluster.add_bot()}").code == 0
+    shutil.copytree(machine.destination, thief.destination, symlinks=True)
+    assert thief.once().code == 0
+    assert leave(thief).code == 0
+    assert "locked for good" not in cluster.ctl("status")
+    done = machine.once()
+    assert (done.code, "generation_mismatch" in done.err) == (3, True), done
+    (told,) = [line for line in cluster.ctl("status").splitlines() if "mezctl instances rm" in line]
+    cluster.ctl("instances", "rm", told.split()[-1])
