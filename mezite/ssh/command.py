@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mezite.ssh.programs import SystemPrograms
 
 CANNOT_RUN = 126
+FIRST_LOOK = 0.1
+"""Seconds after a hangup; later looks come after twice the time each."""
 
 
 class Invocation(Struct, frozen=True):
@@ -54,6 +56,7 @@ class Command(ProcessProtocol):
         self._input_full = False
         self._input_closed = False
         self._kill_timer: Any = None
+        self._kill_at = 0.0
 
     def start(self) -> None:
         for directory in (self._what.account.home, "/"):
@@ -179,17 +182,27 @@ class Command(ProcessProtocol):
         running.is_hung_up = True
         running.signal_own(signal.SIGHUP)
         running.signal_own(signal.SIGCONT)
-        self._kill_timer = self._programs.reactor.callLater(
-            self._programs.hangup_grace_seconds, self._kill
-        )
+        self._kill_at = self._programs.reactor.seconds() + self._programs.hangup_grace_seconds
+        self._look_again(FIRST_LOOK)
         if not self._input_closed:
             running.unregisterProducer()
         running.loseConnection()
 
-    def _kill(self) -> None:
+    def _look_again(self, wait: float) -> None:
+        wait = min(wait, max(0, self._kill_at - self._programs.reactor.seconds()))
+        self._kill_timer = self._programs.reactor.callLater(wait, self._look, wait)
+
+    def _look(self, waited: float) -> None:
+        """Nothing tells when the last one of a session has ended whose leader is gone."""
         self._kill_timer = None
-        if self._process is not None:
-            self._process.kill_all()
+        running = self._process
+        if running is None:
+            return
+        if self._programs.reactor.seconds() >= self._kill_at:
+            running.kill_all()
+            return
+        self._look_again(2 * waited)
+        running.reapProcess()
 
 
 class _InputFlow:

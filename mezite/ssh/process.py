@@ -17,7 +17,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from mezite.ssh.accounts import Account
-from mezite.ssh.processes import kill_session, signal_group
+from mezite.ssh.processes import kill_session, others_live, signal_group
 from mezite.ssh.terminal import Device, Size, set_size
 
 PRIVATE_NAMES: dict[Any, tuple[str, ...]] = {
@@ -75,7 +75,10 @@ class _Leader:
     _account: Account
     group = 0
     is_hung_up = False
+    is_over = False
+    """Whether the time is over that what was hung up may take to end."""
     pid: Any
+    reapProcess: Any
 
     def signal_own(self, number: int) -> None:
         """By the node's rights: to the whole group."""
@@ -90,8 +93,11 @@ class _Leader:
         return bool(self.group)
 
     def kill_all(self) -> None:
+        """The whole session, and takes its leader's end as that of all."""
+        self.is_over = True
         if self.group:
             kill_session(self.group)
+        self.reapProcess()
 
     def _has_ended(self) -> bool:
         if self.pid is None:
@@ -101,11 +107,15 @@ class _Leader:
         except ChildProcessError:
             return True
 
+    def _must_wait(self) -> bool:
+        """Whether the others of a session that was hung up may still take their time."""
+        return self.is_hung_up and not self.is_over and others_live(self.group)
+
     def _end_group(self) -> None:
         """Before the leader is reaped: what is left of its group hears of it;
         of a session that was hung up, nothing stays."""
         if self.is_hung_up:
-            self.kill_all()
+            kill_session(self.group)
         else:
             self.signal_own(signal.SIGHUP)
         self.group = 0
@@ -127,7 +137,7 @@ class PipedProcess(_Leader, process.Process):
         )
 
     def reapProcess(self) -> None:
-        if self.pipes or not self._has_ended():
+        if self.pipes or not self._has_ended() or self._must_wait():
             return
         self._end_group()
         super().reapProcess()
@@ -171,6 +181,8 @@ class TerminalProcess(_Leader, process.PTYProcess):
         if not self._has_ended():
             return
         self._close()
+        if self._must_wait():
+            return
         self._end_group()
         super().reapProcess()
 

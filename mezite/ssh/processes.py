@@ -19,13 +19,17 @@ class Member(Struct, frozen=True):
     session: int
 
 
-def _member(pid: int) -> Member | None:
-    """proc_pid_stat(5); the command's name may hold spaces and parentheses."""
+def _stat(pid: int) -> list[bytes]:
+    """proc_pid_stat(5) from the state on; the command's name may hold spaces and parentheses."""
     try:
         text = (PROC / str(pid) / "stat").read_bytes()
     except OSError:
-        return None
-    fields = text.rpartition(b")")[2].split()
+        return []
+    return text.rpartition(b")")[2].split()
+
+
+def _member(pid: int) -> Member | None:
+    fields = _stat(pid)
     return Member(pid, int(fields[2]), int(fields[3])) if len(fields) > 3 else None
 
 
@@ -39,6 +43,13 @@ def _members(leader: int) -> Iterator[Member]:
         member = _member(pid)
         if member is not None and member.session == leader:
             yield member
+
+
+def others_live(leader: int) -> bool:
+    """Whether anything still runs in the session of *leader* besides it."""
+    return any(
+        member.pid != leader and _stat(member.pid)[:1] not in ([], [b"Z"]) for member in _members(leader)
+    )
 
 
 def kill_session(leader: int) -> None:

@@ -80,6 +80,24 @@ def test_a_lost_client_hangs_up_the_terminal(patient: Node, anybodys: Path) -> N
     wait_for(mark.exists)
 
 
+@pytest.mark.parametrize("options", [(), TERMINAL], ids=["pipes", "terminal"])
+def test_who_is_hung_up_has_time_to_end_though_its_shell_is_gone(
+    patient: Node, anybodys: Path, options: tuple[str, ...]
+) -> None:
+    """The shell dies of its SIGHUP at once; what it has started may still put its things in order."""
+    mark = anybodys / "in_order"
+    inner = f"trap 'sleep 1; touch {mark}; exit' HUP; echo ready; while :; do sleep 0.1; done"
+    client = subprocess.Popen(
+        patient.command(patient.identity("session"), f'bash -c "{inner}"; true', options=options),
+        stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )
+    with client:
+        assert client.stdout is not None
+        assert client.stdout.readline().strip() == b"ready"
+        client.kill()
+    wait_for(mark.exists)
+
+
 def test_without_permission_there_is_no_terminal(node: Node) -> None:
     done = run(node, "true", options=TERMINAL, extensions=tuple(NOBODYS))
     assert b"PTY allocation request failed" in done.stderr
