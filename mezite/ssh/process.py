@@ -142,6 +142,14 @@ class PipedProcess(_Leader, process.Process):
         self._end_group()
         super().reapProcess()
 
+    def kill_all(self) -> None:
+        """Input that nobody has read is dropped: who has left the session may hold
+        the pipe, and would be waited for."""
+        super().kill_all()
+        writer = self.pipes.get(0)
+        if writer is not None:
+            writer.connectionLost(Failure(ConnectionDone()))
+
     def close_output(self) -> None:
         """Closes our end: the program gets SIGPIPE if it writes on."""
         self.closeStdout()

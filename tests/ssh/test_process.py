@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import select
+import signal
 from typing import Any
 
 import pytest
@@ -68,3 +70,32 @@ def test_a_terminal_whose_program_ends_at_once_is_not_waited_for() -> None:
     command.hangup()
     assert reactor.getDelayedCalls() == []
     assert programs.all_ended().called
+
+
+def test_input_that_nobody_reads_holds_up_no_end() -> None:
+    """A program that has left its session holds the pipe, which is full."""
+    reactor = MemoryReactorClock()
+    session = Session()
+    programs = SystemPrograms(reactor, None, 5)
+    words = [b"sh", b"-c", b"setsid -f sh -c 'echo $$; exec sleep 60'"]
+    what = Invocation(ACCOUNT, "/bin/sh", words, {b"PATH": b"/usr/bin:/bin"}, None)
+    command = Command(session, programs, what)  # type: ignore[arg-type]
+    command.start()
+    running: Any = command._process
+    while not session.out.endswith(b"\n"):
+        select.select([running.pipes[1].fileno()], [], [], 60)
+        running.pipes[1].doRead()
+    survivor = int(session.out)
+    try:
+        os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
+        command.receive(b"x" * 200_000)
+        running.pipes[0].doWrite()
+        command.hangup()
+        reactor.advance(4.9)
+        assert not programs.all_ended().called
+        reactor.pump([0.1, 0])
+        assert programs.all_ended().called
+        assert session.ended == [0]
+        assert reactor.getDelayedCalls() == []
+    finally:
+        os.kill(survivor, signal.SIGKILL)
