@@ -85,6 +85,13 @@ class NodeConnection(SSHConnection):
         else:
             self.confirm(channel)
 
+    def ssh_CHANNEL_OPEN_CONFIRMATION(self, packet: bytes) -> None:
+        """The node opens no channel.  Conch would take the answer for one of the client's,
+        with another packet size, or forget that channel and not what runs in it."""
+        raise ConchError("an answer to nothing")
+
+    ssh_CHANNEL_OPEN_FAILURE = ssh_CHANNEL_OPEN_CONFIRMATION
+
     def _check_limit(self, channel: FlowChannel) -> None:
         live = [*self.channels.values(), *self._opening.values()]
         kind = type(channel)

@@ -228,6 +228,23 @@ def test_packets_of_no_size_are_refused() -> None:
     assert Wire().log_in().numbers(OPEN, *opening) == [OPEN_FAILURE]
 
 
+@pytest.mark.parametrize(
+    ("number", "answer"),
+    [(CONFIRM, wire.u32(9) + wire.u32(1 << 20) + wire.u32(0)),
+     (OPEN_FAILURE, wire.u32(1) + wire.string(b"") + wire.string(b""))],
+    ids=["confirmation", "failure"],
+)
+def test_answers_to_channels_that_nobody_opened_end_the_connection(number: int, answer: bytes) -> None:
+    """A client cannot have its channel's packets made of no size, nor its channel
+    forgotten while something runs in it."""
+    channel = Channel(Wire().log_in()).run("echo")
+    session = channel.wire.server.service.channels[channel.remote]
+    channel.wire.send(number, wire.u32(channel.remote), answer)
+    assert channel.wire.client.lost
+    assert session.remoteMaxPacket == 32768
+    assert channel.wire.access.events[-1].type == EventType.SESSION_END
+
+
 def test_no_more_sessions_is_kept_to() -> None:
     connection = Wire().log_in()
     assert connection.send(80, wire.string(b"no-more-sessions@openssh.com"), b"\0") == []
