@@ -17,6 +17,7 @@ from mezite.ssh.accounts import Account, NoAccount, account_for
 from mezite.ssh.command import Command, Invocation
 from mezite.ssh.copying import INTERNAL, SFTP_SERVERS, copy_program
 from mezite.ssh.session import Asked, NodeSession, Program, Refusal
+from mezite.ssh.transport import unmapped
 
 if TYPE_CHECKING:
     from mezite.ssh.avatar import NodeUser
@@ -139,4 +140,4 @@ class SystemPrograms:
 
 
 def _part(address: Any, name: str) -> str:
-    return str(getattr(address, name, "") or "0")
+    return unmapped(str(getattr(address, name, "") or "0"))

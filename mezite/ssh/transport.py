@@ -9,6 +9,7 @@ stranger sends.
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 from twisted.conch.ssh import transport
@@ -61,6 +62,15 @@ _FIRST_OF_SERVICES = 80
 """Messages from here on belong to a logged-in connection (RFC 4250 §4.1)."""
 MAX_BLOCKED = 4096
 """Our messages that may wait for the end of a key exchange."""
+
+
+def unmapped(host: str) -> str:
+    """An IPv4 client's address as such, also on a socket for IPv6, which shows it as ``::ffff:…``."""
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return str(getattr(found, "ipv4_mapped", None) or host)
 
 
 def supported_key_exchanges() -> list[bytes]:
@@ -372,5 +382,6 @@ class NodeTransport(PacketFraming, ConchServer):
     @property
     def address(self) -> str | None:
         """The peer's IP address, or ``None`` where it has none."""
-        return getattr(self.transport.getPeer(), "host", None)
+        host = getattr(self.transport.getPeer(), "host", None)
+        return None if host is None else unmapped(host)
 

@@ -285,6 +285,14 @@ def test_a_silent_peer_has_a_minute_too() -> None:
     assert connection.clock.getDelayedCalls() == []
 
 
+def test_an_address_of_ipv4_is_one_on_a_socket_for_both() -> None:
+    """As in the rows of the auth API, and in the certificate's ``source-address``."""
+    blob = certificate(critical_options=(("source-address", "192.0.2.0/24"),))
+    connection = Wire(address="::ffff:192.0.2.7").log_in(blob=blob)
+    assert connection.access.events[-1].client_ip == "192.0.2.7"
+    assert Wire(address="2001:db8::7").log_in().access.events[-1].client_ip == "2001:db8::7"
+
+
 def test_no_policy_lets_nobody_in(problems: list[str]) -> None:
     access = FakeAccess()
     access.answer = lambda: fail(RuntimeError("database gone"))
