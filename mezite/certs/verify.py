@@ -204,6 +204,15 @@ def _check_signature(cert: Certificate) -> None:
         raise CertificateRejected(error.code, f"the CA's signature or key: {error}") from None
 
 
+def is_vouched_for(cert: Certificate) -> bool:
+    """Whether the CA that *cert* names, a trusted one, has signed it."""
+    try:
+        _check_signature(cert)
+    except CertificateRejected:
+        return False
+    return True
+
+
 def forget() -> None:
     """Nothing is remembered, parsed certificates neither: for a program that sees each of them once."""
     ssh.forget()

@@ -14,17 +14,20 @@ from zope.interface import implementer
 from mezite.certs import keys
 from mezite.certs.krl import Revocations
 from mezite.certs.ssh import Certificate, parse_certificate
+from mezite.certs.verify import is_vouched_for
 from mezite.core.audit import AuditEvent, EventType, plain
 from mezite.errors import CertificateRejected
 from mezite.ssh.login import CertificateLogin, ICertificateLogin
 from mezite.ssh.policy import Access, Admitted, NodeRules, Policy, Rejected, decide
 from mezite.ssh.revocation import UNREADABLE
 
-_STRANGERS = frozenset({"malformed", "unsupported_key", "untrusted_ca", UNREADABLE})
+_STRANGERS = frozenset({"malformed", "unsupported_key", "untrusted_ca", "unavailable", UNREADABLE})
 """Refusals that anybody on the network can cause."""
 STRANGERS_PER_MINUTE = 20
 MAX_CASES = 1000
 """Different refusals of known certificates that are recorded in a minute."""
+MAX_CASES_OF_ONE = 20
+""" … of one certificate: by other logins, or from other addresses."""
 
 
 @implementer(ICredentialsChecker)
@@ -53,7 +56,8 @@ class NodeChecker:
         """A login's table of principals, where the node has such."""
         self._window_start: datetime | None = None
         self._strangers = 0
-        self._seen: set[tuple[object, ...]] = set()
+        self._seen: dict[tuple[bytes, int], set[tuple[object, ...]]] = {}
+        """What was recorded in this minute of each certificate, by CA and serial number."""
         self._unlogged = 0
 
     def requestAvatarId(  # type: ignore[override]  # an id is whatever the realm takes
@@ -128,7 +132,10 @@ class NodeChecker:
             why=plain(why.message, 300),
         )
         now = self._clock()
-        if self._is_recorded(login, why, cert, now):
+        is_strange = cert is None or why.code in _STRANGERS
+        # Most checks come before that of the CA's signature.
+        is_forged = not is_strange and cert is not None and not is_vouched_for(cert)
+        if self._is_recorded(login, why, None if is_strange or is_forged else cert, now):
             fields: dict[str, str | int] = {"login": plain(login.login, 64), "node": self._rules.node_name}
             if cert is not None:
                 fields |= {
@@ -136,6 +143,8 @@ class NodeChecker:
                     "key_id": plain(cert.key_id),
                     "ca": keys.fingerprint(cert.ca_blob),
                 }
+            if is_forged:
+                fields["forged"] = "yes"
             if self._unlogged:
                 fields["unrecorded_before"] = self._unlogged
                 self._unlogged = 0
@@ -158,8 +167,8 @@ class NodeChecker:
     def _is_recorded(
         self, login: CertificateLogin, why: Rejected, cert: Certificate | None, now: datetime
     ) -> bool:
-        """Rows for strangers are few a minute, and so is the same refusal of the
-        same certificate; the next row tells how many were left out.
+        """Rows for strangers (without a *cert* that a trusted CA has signed) are few a
+        minute, and so are those of one certificate; the next row tells how many were left out.
 
         A certificate is no secret and a probe proves nothing, so that anybody
         who has seen one could fill the log with it.
@@ -167,14 +176,16 @@ class NodeChecker:
         if self._window_start is None or not 0 <= (now - self._window_start).total_seconds() < 60:
             self._window_start, self._strangers = now, 0
             self._seen.clear()
-        if cert is None or why.code in _STRANGERS:
+        if cert is None:
             self._strangers += 1
             recorded = self._strangers <= STRANGERS_PER_MINUTE
         else:
-            case = (why.code, cert.ca_blob, cert.serial, login.login, login.address)
-            recorded = case not in self._seen and len(self._seen) < MAX_CASES
+            cases = self._seen.setdefault((cert.ca_blob, cert.serial), set())
+            case = (why.code, login.login, login.address)
+            is_new = case not in cases and len(cases) < MAX_CASES_OF_ONE
+            recorded = is_new and sum(map(len, self._seen.values())) < MAX_CASES
             if recorded:
-                self._seen.add(case)
+                cases.add(case)
         self._unlogged += not recorded
         return recorded
 

@@ -387,6 +387,50 @@ def test_one_certificate_fills_no_log_either() -> None:
     assert access.events[-1].fields["unrecorded_before"] == 2
 
 
+def unsigned(blob: bytes) -> bytes:
+    """*blob* as somebody makes it who has our CA's public key only."""
+    return blob[:-1] + bytes([blob[-1] ^ 1])
+
+
+def test_made_up_certificates_are_strangers() -> None:
+    """The CA's signature is checked last, and who has none of it could name any serial number."""
+    access = FakeAccess()
+    first = Wire(access)
+    for serial in range(1, 31):
+        connection = Wire(access, factory=first.factory).start_userauth()
+        blob = unsigned(certificate(valid_before=seconds(0), serial=serial))
+        connection.send(REQUEST, connection.request(blob, signer=None))
+    assert [event.reason for event in access.events] == ["expired"] * 20
+    assert {event.fields.get("forged") for event in access.events} == {"yes"}
+    connection = Wire(access, factory=first.factory).start_userauth()
+    connection.send(REQUEST, connection.request(certificate(valid_before=seconds(0)), signer=None))
+    assert access.events[-1].fields["unrecorded_before"] == 10
+    assert "forged" not in access.events[-1].fields
+
+
+def test_one_certificate_with_many_logins_fills_no_log() -> None:
+    access = FakeAccess()
+    first = Wire(access)
+    for number in range(30):
+        connection = Wire(access, factory=first.factory).start_userauth()
+        login = b"user%d" % number
+        connection.send(REQUEST, connection.request(certificate(), signer=None, login=login))
+    assert [event.reason for event in access.events] == ["wrong_principal"] * 20
+
+
+def test_while_the_policy_cannot_be_read_all_are_strangers(problems: list[str]) -> None:
+    access = FakeAccess()
+    access.answer = lambda: fail(RuntimeError("database gone"))
+    first = Wire(access)
+    for serial in range(1, 31):
+        connection = Wire(access, factory=first.factory).start_userauth()
+        blob = user_certificate(SUBJECT_BLOB, FOREIGN, START, serial=serial)
+        connection.send(REQUEST, connection.request(blob))
+    assert connection.reasons() == ["unavailable"] * 20
+    assert len(problems) == 30
+    problems.clear()
+
+
 def test_odd_names_are_escaped_in_the_log() -> None:
     connection = Wire().start_userauth()
     blob = certificate(key_id="a\nb\x1b[31m" + "x" * 9000, valid_before=seconds(-5))
