@@ -202,6 +202,7 @@ class Command(ProcessProtocol):
             running.kill_all()
             return
         self._look_again(2 * waited)
+        running.is_waiting = False
         running.reapProcess()
 
 

@@ -77,6 +77,9 @@ class _Leader:
     is_hung_up = False
     is_over = False
     """Whether the time is over that what was hung up may take to end."""
+    is_waiting = False
+    """Whether others of the session lived when they were last looked for, which costs a look at each
+    process of the machine: whoever waits sets it back."""
     pid: Any
     reapProcess: Any
 
@@ -109,14 +112,17 @@ class _Leader:
 
     def _must_wait(self) -> bool:
         """Whether the others of a session that was hung up may still take their time."""
-        return self.is_hung_up and not self.is_over and others_live(self.group)
+        if not self.is_hung_up or self.is_over:
+            return False
+        self.is_waiting = self.is_waiting or others_live(self.group)
+        return self.is_waiting
 
     def _end_group(self) -> None:
-        """Before the leader is reaped: what is left of its group hears of it;
-        of a session that was hung up, nothing stays."""
-        if self.is_hung_up:
+        """Before the leader is reaped: what is left of its group hears of it; of a
+        session that was hung up nothing is left, or nothing stays."""
+        if self.is_over:
             kill_session(self.group)
-        else:
+        elif not self.is_hung_up:
             self.signal_own(signal.SIGHUP)
         self.group = 0
 
