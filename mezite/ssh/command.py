@@ -200,10 +200,17 @@ class Command(ProcessProtocol):
             return
         if self._programs.reactor.seconds() >= self._kill_at:
             running.kill_all()
+            # After all that are killed at this time: one look at what is left serves for all.
+            self._kill_timer = self._programs.reactor.callLater(0, self._reap)
             return
         self._look_again(2 * waited)
         running.is_waiting = False
         running.reapProcess()
+
+    def _reap(self) -> None:
+        self._kill_timer = None
+        if self._process is not None:
+            self._process.reapProcess()
 
 
 class _InputFlow:

@@ -77,6 +77,7 @@ class _Leader:
     is_hung_up = False
     is_over = False
     """Whether the time is over that what was hung up may take to end."""
+    _killed = 0.0
     is_waiting = False
     """Whether others of the session lived when they were last looked for, which costs a look at each
     process of the machine: whoever waits sets it back."""
@@ -96,11 +97,10 @@ class _Leader:
         return bool(self.group)
 
     def kill_all(self) -> None:
-        """The whole session, and takes its leader's end as that of all."""
+        """The whole session; its leader's end is that of all from now on."""
         self.is_over = True
         if self.group:
-            kill_session(self.group)
-        self.reapProcess()
+            self._killed = kill_session(self.group)
 
     def _has_ended(self) -> bool:
         if self.pid is None:
@@ -121,7 +121,7 @@ class _Leader:
         """Before the leader is reaped: what is left of its group hears of it; of a
         session that was hung up nothing is left, or nothing stays."""
         if self.is_over:
-            kill_session(self.group)
+            kill_session(self.group, self._killed)
         elif not self.is_hung_up:
             self.signal_own(signal.SIGHUP)
         self.group = 0

@@ -7,10 +7,12 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from mezite.ssh import processes
 from mezite.ssh.processes import kill_session, signal_group
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -46,6 +48,28 @@ def test_other_sessions_are_left_alone(session: subprocess.Popen[bytes]) -> None
     session.stdout.readline()
     kill_session(2**22 + 1)
     assert session.poll() is None
+
+
+def test_many_signals_share_a_look_at_all_processes(
+    session: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would read a file of every process: a client that sends them without end stops all else."""
+    taken: list[float] = []
+    slow = processes._look
+
+    def look() -> processes._Look:
+        found = slow()
+        taken.append(found.began)
+        return processes._Look(found.began, found.ended + 10, found.sessions, found.zombies)
+
+    monkeypatch.setattr(processes, "_look", look)
+    monkeypatch.setattr(processes, "_looks", processes.Looks())
+    for _ in range(20):
+        signal_group(session.pid, signal.SIGTERM, os.geteuid() + 1)
+    assert len(taken) == 1
+    # One that must see what has happened since is a new one.
+    kill_session(2**22 + 1, time.monotonic())
+    assert len(taken) == 2
 
 
 @as_root
