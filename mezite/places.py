@@ -67,7 +67,7 @@ def read_cas(path: Path) -> list[bytes]:
     """The key blobs in a file of public keys, one a line, as sshd's TrustedUserCAKeys
     (``ssh.trusted_user_ca_keys``)."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_bytes().decode("utf-8").split("\n")]
         found = [parse_public_line(line) for line in lines if line and not line.startswith("#")]
     except OSError as error:
         raise UsageError(f"ssh.trusted_user_ca_keys: {path}: {error.strerror}") from None

@@ -115,7 +115,8 @@ def _cas(data: bytes) -> tuple[bytes, ...]:
     if len(data) > MAX_CAS:
         raise InvalidInput(f"it is longer than {MAX_CAS >> 20} MiB")
     try:
-        lines = [line.strip() for line in data.decode("utf-8").splitlines()]
+        # By line feeds only, as sshd: other line ends may hide a CA in a comment.
+        lines = [line.strip() for line in data.decode("utf-8").split("\n")]
     except UnicodeDecodeError:
         raise InvalidInput("it is no text") from None
     return tuple(parse_public_line(line) for line in lines if line and not line.startswith("#"))

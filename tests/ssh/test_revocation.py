@@ -12,6 +12,8 @@ import pytest
 from mezite.certs import keys, ssh, wire
 from mezite.certs.krl import MAGIC
 from mezite.errors import CertificateRejected
+from mezite.places import read_cas
+from mezite.ssh.followed import TrustedCas
 from mezite.ssh.revocation import RevocationFiles
 from tests.certs import krl_making as pack
 from tests.ssh.client import CERTIFICATE, FAILURE, PK_OK, REQUEST, START, SUBJECT_BLOB, SUCCESS, Wire
@@ -197,3 +199,13 @@ def test_trusted_cas_are_followed_too(tmp_path: Path, problems: list[str]) -> No
     assert set(one.reasons()) == {"untrusted_ca"}
     assert ["not trusted until" in problem for problem in problems] == [True, True]
     problems.clear()
+
+
+@pytest.mark.parametrize("end", ["\r", "\v", "\f", "\x1c", "\x85", "\u2028"])
+@pytest.mark.parametrize("before", ["", "# "])
+def test_no_ca_hides_in_a_comment(tmp_path: Path, end: str, before: str) -> None:
+    """sshd ends lines by a line feed only: what looks like a comment is one."""
+    path = tmp_path / "cas"
+    seen, hidden = (keys.public_line(keys.public_blob(keys.generate_ca_key())) for _ in range(2))
+    path.write_bytes(f"{before}{seen} company{end}{hidden} x\n{seen}\n".encode())
+    assert set(TrustedCas([path])()) == {keys.parse_public_line(seen)} == set(read_cas(path))
