@@ -17,7 +17,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from mezite.ssh.accounts import Account
-from mezite.ssh.processes import kill_session, others_live, signal_group
+from mezite.ssh.processes import is_there, kill_session, others_live, signal_group
 from mezite.ssh.terminal import Device, Size, set_size
 
 PRIVATE_NAMES: dict[Any, tuple[str, ...]] = {
@@ -78,28 +78,36 @@ class _Leader:
     is_over = False
     """Whether the time is over that what was hung up may take to end."""
     _killed = 0.0
+    _was_reaped = False
+    """Its number has been free since, but for a group and a session that still have it."""
     is_waiting = False
     """Whether others of the session lived when they were last looked for, which costs a look at each
     process of the machine: whoever waits sets it back."""
     pid: Any
     reapProcess: Any
 
+    def _has_group(self) -> bool:
+        if self._was_reaped and self.group and is_there(self.group):
+            # No process gets a number that a group still has: so this group has none left.
+            self.group = 0
+        return bool(self.group)
+
     def signal_own(self, number: int) -> None:
         """By the node's rights: to the whole group."""
-        if self.group:
+        if self._has_group():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.group, number)
 
     def signal_as_account(self, number: int) -> bool:
         """By the account's rights; whether anything was there to be signalled."""
-        if self.group:
+        if self._has_group():
             signal_group(self.group, number, self._account.uid)
         return bool(self.group)
 
     def kill_all(self) -> None:
         """The whole session; its leader's end is that of all from now on."""
         self.is_over = True
-        if self.group:
+        if self._has_group():
             self._killed = kill_session(self.group)
 
     def _has_ended(self) -> bool:
@@ -147,6 +155,12 @@ class PipedProcess(_Leader, process.Process):
             return
         self._end_group()
         super().reapProcess()
+
+    def processEnded(self, status: int) -> None:
+        """Also called without :meth:`reapProcess`, as the terminal's; then its pipes may be
+        held open for as long as somebody likes."""
+        self._was_reaped = bool(self.group)
+        super().processEnded(status)
 
     def kill_all(self) -> None:
         """Input that nobody has read is dropped: who has left the session may hold

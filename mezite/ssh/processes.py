@@ -40,6 +40,11 @@ def _member(pid: int) -> Member | None:
     return _member_of(pid, _stat(pid))
 
 
+def is_there(pid: int) -> bool:
+    """Whether there is a process of this number, also one that has ended."""
+    return bool(_stat(pid))
+
+
 class _Look(Struct, frozen=True):
     """What there was when all processes were looked at, from *began* to *ended*."""
 

@@ -6,6 +6,7 @@ import os
 import pwd
 import select
 import signal
+import subprocess
 from typing import Any
 
 import pytest
@@ -72,11 +73,8 @@ def test_a_terminal_whose_program_ends_at_once_is_not_waited_for() -> None:
     assert programs.all_ended().called
 
 
-def test_input_that_nobody_reads_holds_up_no_end() -> None:
-    """A program that has left its session holds the pipe, which is full."""
-    reactor = MemoryReactorClock()
-    session = Session()
-    programs = SystemPrograms(reactor, None, 5)
+def with_survivor(programs: SystemPrograms, session: Session) -> tuple[Command, int]:
+    """A command that has left a program outside of its session, which holds its pipes."""
     words = [b"sh", b"-c", b"setsid -f sh -c 'echo $$; exec sleep 60'"]
     what = Invocation(ACCOUNT, "/bin/sh", words, {b"PATH": b"/usr/bin:/bin"}, None)
     command = Command(session, programs, what)  # type: ignore[arg-type]
@@ -85,7 +83,16 @@ def test_input_that_nobody_reads_holds_up_no_end() -> None:
     while not session.out.endswith(b"\n"):
         select.select([running.pipes[1].fileno()], [], [], 60)
         running.pipes[1].doRead()
-    survivor = int(session.out)
+    return command, int(session.out)
+
+
+def test_input_that_nobody_reads_holds_up_no_end() -> None:
+    """A program that has left its session holds the pipe, which is full."""
+    reactor = MemoryReactorClock()
+    session = Session()
+    programs = SystemPrograms(reactor, None, 5)
+    command, survivor = with_survivor(programs, session)
+    running: Any = command._process
     try:
         os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
         command.receive(b"x" * 200_000)
@@ -99,3 +106,24 @@ def test_input_that_nobody_reads_holds_up_no_end() -> None:
         assert reactor.getDelayedCalls() == []
     finally:
         os.kill(survivor, signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("early")
+def test_a_number_that_is_another_processs_by_now_is_not_signalled() -> None:
+    """Twisted may have reaped the leader while others hold its pipes: its group may be anybody's later."""
+    reactor = MemoryReactorClock()
+    programs = SystemPrograms(reactor, None, 5)
+    command, survivor = with_survivor(programs, Session())
+    running: Any = command._process
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
+        try:
+            running.group = other.pid
+            assert not command.signal("TERM")
+            running.group = other.pid
+            command.hangup()
+            reactor.pump([0.1, 5, 0])
+            assert programs.all_ended().called
+            assert other.poll() is None
+        finally:
+            other.kill()
+            os.kill(survivor, signal.SIGKILL)
