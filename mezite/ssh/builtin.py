@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 NAMES = ("whoami", "certificate", "echo", "true", "false")
 _KNOWN = "this node runs these commands only: " + ", ".join(NAMES)
+MAX_LINE = 16 * 1024
+"""Bytes of a command: to take one apart takes time, of which the whole server has one."""
 NOT_FOUND = 127
 """What shells say of an unknown command (POSIX, 2.8.2)."""
 
@@ -116,6 +118,8 @@ class BuiltinPrograms:
             return Refusal("no_subsystem", "this node has no subsystems")
         if asked.command is None:
             return Saying(session, f"No shell here; {_KNOWN}\n".encode(), status=0)
+        if len(asked.command) > MAX_LINE:
+            return Saying(session, f"no command here is longer than {MAX_LINE} bytes\n".encode(), status=2)
         try:
             words = shlex.split(asked.command.decode("utf-8", "surrogateescape"))
         except ValueError:

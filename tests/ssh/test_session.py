@@ -100,6 +100,12 @@ def test_unknown_commands_name_the_known_ones(command: str) -> None:
     assert b"whoami, certificate, echo, true, false" in channel.error
 
 
+def test_commands_that_cost_too_much_to_read_are_refused() -> None:
+    channel = Channel(Wire().log_in()).run("echo " + "a" * 16 * 1024)
+    assert (channel.out, channel.status) == (b"", 2)
+    assert channel.error == b"no command here is longer than 16384 bytes\n"
+
+
 def test_certificate_prints_what_was_validated() -> None:
     shown = json.loads(Channel(Wire().log_in()).run("certificate").out)
     assert shown["serial"] == 12
