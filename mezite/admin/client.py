@@ -58,7 +58,7 @@ class Client:
 
     def __init__(self, connection: socket.socket, path: str) -> None:
         self._socket = connection
-        self._path = path
+        self.path = path
         self._buffer = b""
         self._last_id = 0
 
@@ -81,9 +81,9 @@ class Client:
             answer = self._read_answer()
         except TimeoutError:
             waited = f"no answer in {self._socket.gettimeout():g} s"
-            raise Unreachable(f"{self._path}: {waited}; {_UNKNOWN}") from None
+            raise Unreachable(f"{self.path}: {waited}; {_UNKNOWN}") from None
         except OSError as error:
-            raise Unreachable(f"{self._path}: {error.strerror}; {_UNKNOWN}") from None
+            raise Unreachable(f"{self.path}: {error.strerror}; {_UNKNOWN}") from None
         if not isinstance(answer, dict) or answer.get("id") not in (self._last_id, None):
             raise self._foreign()
         if "error" in answer:
@@ -91,7 +91,7 @@ class Client:
         return answer.get("result")
 
     def _foreign(self) -> MeziteError:
-        return ServerError("protocol", f"{self._path}: what answers there does not speak our protocol")
+        return ServerError("protocol", f"{self.path}: what answers there does not speak our protocol")
 
     def pages(self, method: str, noun: str, params: dict[str, Any] | None = None) -> Iterator[Any]:
         """Every record of a list, page after page."""
@@ -114,10 +114,10 @@ class Client:
         size = len(self._buffer)
         while b"\n" not in chunks[-1]:
             if size > MAX_LINE:
-                raise ServerError("too_large", f"{self._path}: the answer is larger than 1 MiB")
+                raise ServerError("too_large", f"{self.path}: the answer is larger than 1 MiB")
             chunk = self._socket.recv(256 * 1024)
             if not chunk:
-                raise Unreachable(f"{self._path}: the server is gone; {_UNKNOWN}")
+                raise Unreachable(f"{self.path}: the server is gone; {_UNKNOWN}")
             chunks.append(chunk)
             size += len(chunk)
         line, _, self._buffer = b"".join(chunks).partition(b"\n")
@@ -135,7 +135,7 @@ class Client:
             return self._foreign()
         if code == "method_not_found":
             return UsageError(
-                f"{self._path}: what listens there knows no {method}; a daemon's socket answers "
+                f"{self.path}: what listens there knows no {method}; a daemon's socket answers "
                 "identity commands only, the server's socket all others"
             )
         if code in _KINDS:

@@ -8,14 +8,17 @@ from typing import Any
 
 import click
 
+from mezite import __version__
 from mezite.admin import client
 from mezite.cli import helping, output
 from mezite.cli.program import FORMATS
+from mezite.errors import MeziteError
 
 PROGRAM = "mezctl"
 _SERVER_REMEDY = (
     "start the server with: twistd mezite-auth, or name its socket with --socket PATH or MEZITE_ADMIN_SOCKET"
 )
+_OF_ANOTHER_SHAPE = (LookupError, TypeError, AttributeError, ValueError)
 _DAEMON_REMEDY = "start the daemon with: mezd identity start, or name its socket with --socket PATH"
 
 
@@ -29,6 +32,7 @@ class Asking:
         self.timeout: float = client.TIMEOUT_SECONDS
         self._explicit = socket
         self._server: client.Client | None = None
+        self._answering: client.Client | None = None
 
     @property
     def is_text(self) -> bool:
@@ -40,12 +44,14 @@ class Asking:
         if self._server is None:
             sockets = self.socket.split(",") if self.socket else _default_sockets()
             self._server = client.connect(sockets, remedy=_SERVER_REMEDY, timeout=self.timeout)
+        self._answering = self._server
         return self._server
 
     def daemon(self) -> client.Client:
         """A daemon's socket: the one named by --socket, or that of this account's own daemon."""
         if self._explicit:
-            return client.connect([self._explicit], remedy=self.daemon_remedy)
+            self._answering = client.connect([self._explicit], remedy=self.daemon_remedy)
+            return self._answering
         from mezite.config import paths
 
         homes = [str(paths.identity_dir(os.environ, os.geteuid()))]
@@ -54,7 +60,19 @@ class Asking:
         except (OSError, ValueError):
             last = ""
         sockets = [f"{home}/.mezite/control.sock" for home in dict.fromkeys([last, *homes]) if home]
-        return client.connect(sockets, remedy=self.daemon_remedy)
+        self._answering = client.connect(sockets, remedy=self.daemon_remedy)
+        return self._answering
+
+    def not_understood(self, error: Exception) -> MeziteError | None:
+        """What to say where *error* came of an answer; ``None`` where nobody was asked."""
+        if self._answering is None:
+            return None
+        self._answering.close()
+        return client.ServerError(
+            "protocol",
+            f"{self._answering.path}: an answer that {PROGRAM} {__version__} does not understand "
+            f"({type(error).__name__}: {error}); use the {PROGRAM} of the server's version",
+        )
 
     def call(self, method: str, **params: Any) -> Any:
         return self.server().call(method, params)
@@ -142,6 +160,18 @@ class Command(helping.Command):
                 is_eager=True, hidden=True,
             ),
         ]
+
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """A server of another version may answer otherwise than we were told it does."""
+        try:
+            return super().invoke(ctx)
+        except _OF_ANOTHER_SHAPE as error:
+            asking = ctx.find_root().obj
+            told = asking.not_understood(error) if isinstance(asking, Asking) else None
+            if told is None:
+                raise
+            raise told from error
 
 
 class Group(helping.Group):

@@ -14,6 +14,7 @@ import pytest
 
 from mezite.cli.mezctl import _COMMANDS
 from tests.cli.conftest import Terminal
+from tests.fakes_admin import FakeServer
 
 USAGE = [
     ((), "missing command; see mezctl --help (usage)"),
@@ -217,6 +218,36 @@ def test_every_command_explains_itself(terminal: Terminal) -> None:
         told = terminal.told(*words, "--help")
         assert told.startswith(f"Usage: mezctl {' '.join(words)} [OPTIONS]")
         assert re.search(r"\n\n  [A-Z]\S+ ", told), words
+
+
+ANSWERED = [
+    ("status",), ("roles", "get", "x"), ("roles", "delete", "x"), ("bots", "ls"), ("bots", "show", "x"),
+    ("bots", "rm", "x"), ("bots", "lock", "x"), ("bots", "rotate-token", "x"), ("tokens", "rm", "x"),
+    ("bots", "add", "--name=x", "--roles=y"), ("instances", "show", "x"), ("instances", "recover", "x"),
+    ("locks", "rm", "x"), ("ca", "export", "--type=user"), ("ca", "rotate", "--type=user"), ("audit", "ls"),
+    ("audit", "ls", "--follow"), ("backup", "/x"), ("restore",),
+]
+
+
+@pytest.mark.parametrize("answer", [{}, None, "x", [], {"bots": ["x"], "events": [5], "next": None}])
+def test_a_server_of_another_version_is_told(tmp_path: Path, terminal: Terminal, answer: Any) -> None:
+    """It answers what we do not know: one line that says so, and that names its socket."""
+    methods = dict.fromkeys(
+        [*terminal.admin.methods, "ca.rotate", "backup", "restore"], lambda caller, values: answered()
+    )
+
+    async def answered() -> Any:
+        return answer
+
+    other = FakeServer(tmp_path / "other.sock", methods)
+    try:
+        for words in ANSWERED:
+            code, line = terminal.failed(*words, socket=str(other.path))
+            assert line.startswith(f"mezctl: {other.path}: "), (words, line)
+            assert line.endswith("(protocol)") or "not speak our protocol" in line, (words, line)
+            assert code == 1
+    finally:
+        other.close()
 
 
 def listed(told: str) -> list[str]:
