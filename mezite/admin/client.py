@@ -71,7 +71,10 @@ class Client:
         self._last_id += 1
         given = {name: value for name, value in (params or {}).items() if value is not None}
         request = {"jsonrpc": "2.0", "id": self._last_id, "method": method, "params": given}
-        line = json.dumps(request).encode() + b"\n"
+        try:
+            line = json.dumps(request, ensure_ascii=False).encode() + b"\n"
+        except UnicodeEncodeError:
+            raise UsageError("what you send is not UTF-8; write it in that encoding") from None
         if len(line) > MAX_LINE:
             raise UsageError("what you send is larger than 1 MiB")
         try:
