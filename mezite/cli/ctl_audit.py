@@ -57,6 +57,8 @@ def audit_ls(
         for event in following(lambda **more: asking.call("audit.ls", **wanted, **more), limit or _FOLLOWED):
             _write_line(event, asking.format)
         return
+    if everything and (after is not None or limit is not None):
+        raise click.UsageError("--all shows every event; give it without --after and --limit")
     if everything:
         events = list(asking.server().pages("audit.ls", "events", wanted))
         answer = {"events": events, "next": None}

@@ -35,9 +35,12 @@ USAGE = [
      "(invalid)"),
     (("bots", "add", "--name=x", "--roles=ci-deployer", "--source-address= ,"),
      "source_address: it names no address; .* (invalid)"),
-    (("bots", "lock", "ci", "--reason=\udcff"), "what you send is not UTF-8; write it in that encoding (usage)"),
+    (("bots", "lock", "ci", "--reason=\udcff"),
+     "what you send is not UTF-8; write it in that encoding (usage)"),
     (("tokens", "create", "--bot=x", "--uses=0"), "uses: expected an integer from 1 to 100000 (invalid)"),
     (("audit", "ls", "--after=x"), "after: 'x' is not what `next` was; it is a number there (invalid)"),
+    (("audit", "ls", "--all", "--after=5"), "--all shows every event; .* (usage)"),
+    (("audit", "ls", "--all", "--limit=5"), "--all shows every event; .* (usage)"),
     (("audit", "ls", "--type=x"), "type: there is no event type 'x'; known: .* (invalid)"),
 ]
 
