@@ -53,11 +53,11 @@ class Params:
             return None
         try:
             found = datetime.fromisoformat(text)
-        except ValueError:
-            found = None
-        if found is None or found.tzinfo is None:
-            raise InvalidInput(f"{plain(text, 40)!r} is not a time such as 2026-03-24T14:00:00Z", name)
-        return found.astimezone(UTC)
+            if found.tzinfo is not None:
+                return found.astimezone(UTC)
+        except (ValueError, OverflowError):  # the latter where its zone leads out of the calendar
+            pass
+        raise InvalidInput(f"{plain(text, 40)!r} is not a time such as 2026-03-24T14:00:00Z", name)
 
     def texts(self, name: str) -> tuple[str, ...]:
         """Also none at all."""
