@@ -83,7 +83,7 @@ def _check_ports(section: Section, given: Mapping[str, str]) -> None:
 
 
 def _password(section: Section) -> str | None:
-    text, file = section.text("password"), section.text("password_file")
+    text, file = section.secret("password"), section.text("password_file")
     if text and file:
         raise section.fault("password_file", "set this or password, not both")
     if file is None:

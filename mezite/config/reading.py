@@ -39,6 +39,27 @@ def _mapping_without_repeats(loader: _StrictLoader, node: yaml.MappingNode) -> d
     return loader.construct_mapping(node, deep=True)
 
 
+class _Odd:
+    """A number that is written in another form than its plain one: YAML reads 0123 as 83, and 22:22 as
+    1342.  As a file's mode that is meant so; of a text, as a password, something else was meant."""
+
+
+class _OddInt(_Odd, int): ...
+
+
+class _OddFloat(_Odd, float): ...
+
+
+def _number(loader: _StrictLoader, node: yaml.ScalarNode) -> int | float:
+    if node.tag.endswith(":int"):
+        whole = int(loader.construct_yaml_int(node))
+        return whole if str(whole) == node.value else _OddInt(whole)
+    found = float(loader.construct_yaml_float(node))
+    return found if str(found) == node.value else _OddFloat(found)
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _number)
+_StrictLoader.add_constructor("tag:yaml.org,2002:float", _number)
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_repeats)
 
 
@@ -54,7 +75,7 @@ def parse_yaml(text: bytes, source: str) -> Any:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
         is_text = isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError)
-        told = f"{'not YAML: ' if is_text else ''}{error.problem or error.context}"
+        told = f"{'not YAML: ' if is_text else ''}{_problem(error)}"
         raise UsageError(f"{source}: {where}: {told}") from None
     except RecursionError:
         raise _too_deep(source) from None
@@ -62,6 +83,15 @@ def parse_yaml(text: bytes, source: str) -> Any:
         raise UsageError(f"{source}: not YAML: {' '.join(str(error).split())[:200]}") from None
     _check_values(document, source)
     return document
+
+
+def _problem(error: yaml.MarkedYAMLError) -> str:
+    """What is wrong, without what stands there: it may be a password that was not quoted."""
+    problem = str(error.problem or error.context)
+    for about, meant in (("undefined alias", "*"), ("constructor for the tag", "!")):
+        if about in problem:
+            return f"quote a text that begins with {meant}"
+    return problem
 
 
 def _check_values(document: object, source: str) -> None:
@@ -76,8 +106,8 @@ def _check_values(document: object, source: str) -> None:
                 below += [*value.keys(), *value.values()]
             elif isinstance(value, list | tuple | set):
                 below += value
-            elif isinstance(value, str) and _is_broken(value):
-                raise UsageError(f"{source}: {value[:40]!r} holds half a character; write the whole one")
+            elif isinstance(value, str) and (half := _half_character(value)):
+                raise UsageError(f"{source}: a text holds half a character, {half}; write the whole one")
             if count + len(below) > MAX_VALUES:
                 raise UsageError(
                     f"{source}: more than {MAX_VALUES} values, aliases written out; that is no configuration"
@@ -88,13 +118,13 @@ def _check_values(document: object, source: str) -> None:
     raise _too_deep(source)
 
 
-def _is_broken(text: str) -> bool:
-    """Whether a part of it is one of a pair that stands alone, which YAML's escapes can write."""
+def _half_character(text: str) -> str:
+    """The first part of it that is one of a pair and stands alone, which YAML's escapes can write."""
     try:
         text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
+    except UnicodeEncodeError as error:
+        return ascii(text[error.start])[1:-1]
+    return ""
 
 
 def _too_deep(source: str) -> UsageError:
@@ -142,10 +172,19 @@ class Section(Struct):
     def section(self, key: str) -> Section:
         return Section.from_value(self.values.get(key), self.source, self._name(key))
 
+    def secret(self, key: str) -> str | None:
+        """As :meth:`text`, and no fault shows it."""
+        try:
+            return self.text(key)
+        except UsageError:
+            raise self.fault(key, "expected a text; quote it") from None
+
     def text(self, key: str, default: str | None = None) -> str | None:
         value = self.values.get(key)
         if value is None:
             return default
+        if isinstance(value, _Odd):
+            raise self.fault(key, "YAML reads another number here than it looks like; quote it")
         if isinstance(value, int | float) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str) or not value or "\0" in value:

@@ -197,7 +197,7 @@ def _named(section: Section, key: str, default: str) -> str:
 
 
 def _passphrase(top: Section) -> bytes | None:
-    text, file = top.text("ca_key_passphrase"), top.text("ca_key_passphrase_file")
+    text, file = top.secret("ca_key_passphrase"), top.text("ca_key_passphrase_file")
     if text and file:
         raise top.fault("ca_key_passphrase_file", "set this or ca_key_passphrase, not both")
     if file:

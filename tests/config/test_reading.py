@@ -28,10 +28,11 @@ def load(text: str, environ: dict[str, str] | None = None, uid: int = 1000) -> S
         (b"a: 1\na: 2", "m.yaml: line 2, column 1: the key 'a' stands twice"),
         (b"\xff", "m.yaml: not UTF-8 at byte 0; save it as UTF-8"),
         (b"a: [", "m.yaml: line 1, column 5: not YAML: expected the node content"),
-        (b"!!python/object:os.system x", "m.yaml: line 1, column 1: could not determine a constructor"),
+        (b"!!python/object:os.system x", "m.yaml: line 1, column 1: quote a text that begins with !"),
         (b"a: &x [*x]", "m.yaml: line 1, column 4: found unconstructable recursive node"),
-        (b'a: [{b: "x\\ud800"}]', "m.yaml: 'x\\ud800' holds half a character; write the whole one"),
-        (b'"\\udfff": 1', "m.yaml: '\\udfff' holds half a character; write the whole one"),
+        (b'a: [{b: "x\\ud800"}]', "m.yaml: a text holds half a character, \\ud800; write the whole one"),
+        (b'"\\udfff": 1', "m.yaml: a text holds half a character, \\udfff; write the whole one"),
+        (b"a: *b", "m.yaml: line 1, column 4: quote a text that begins with *"),
         (b"a" * (1024 * 1024 + 1), "m.yaml: larger than 1 MiB; that is no configuration"),
     ],
 )
@@ -156,6 +157,20 @@ def test_the_node_is_reached_where_it_listens() -> None:
 
 
 @pytest.mark.parametrize(
+    "written",
+    ["[hunter2]", "{hunter2: 1}", '"hunter2\\0"', '"hunter2\\ud800"', "*hunter2", "!hunter2 x", "@hunter2",
+     "2024-01-17", "0777", "yes", "'hunter2"],
+)
+@pytest.mark.parametrize("key", ["ca_key_passphrase: {}", "database: {{driver: postgres, password: {}}}"])
+def test_no_fault_shows_a_secret(key: str, written: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(key.format(written))
+    assert str(caught.value).startswith("m.yaml: ")
+    for part in ("hunter2", "2024", "17", "777", "511", "True"):
+        assert part not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("text", "default", "expected"),
     [
         ("auth.example.com:3025", None, ("auth.example.com", 3025)),
@@ -173,6 +188,14 @@ def test_addresses(text: str, default: int | None, expected: tuple[str, int]) ->
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(InvalidInput):
         split_address(text)
+
+
+@pytest.mark.parametrize("written", ["0123", "22:22", "1_000", "0x1f", "1.10", ".inf"])
+def test_a_text_that_yaml_takes_for_another_number_is_told(written: str) -> None:
+    """A password of such a form was another one, in silence."""
+    with pytest.raises(UsageError, match=r"m\.yaml: data_dir: YAML reads another number here .*; quote it"):
+        load(f"data_dir: {written}")
+    assert load("data_dir: 123").data_dir.name == "123"
 
 
 def test_a_duration_in_a_section_is_told_with_its_key() -> None:
