@@ -274,6 +274,10 @@ def split_address(text: str, default_port: int | None = None) -> tuple[str, int]
         host = host[1:-1]
     if not host or any(char.isspace() or char in "/\"'" for char in host):
         raise InvalidInput(f"{text!r} is not an address; write host:port, such as auth.example.com:3025")
-    if not port_text.isascii() or not port_text.isdigit() or not 0 <= int(port_text) <= 65535:
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise InvalidInput(f"{host[:80]!r} is no host name that can be looked up") from None
+    if not port_text.isascii() or not port_text.isdigit() or not 0 <= int(port_text[:9]) <= 65535:
         raise InvalidInput(f"{text!r} has no port from 0 to 65535; write host:port")
     return host, int(port_text)

@@ -106,8 +106,8 @@ class ServerConfig(Discreet, frozen=True):
     def load(cls, path: Path | None, environ: Mapping[str, str], uid: int) -> ServerConfig:
         """The configuration in *path*, or in the default file if there is one,
         with what ``MEZITE_*`` variables set.  Raises :class:`UsageError`."""
-        if path is None and paths.SERVER_CONFIG.exists():
-            path = paths.SERVER_CONFIG
+        if path is None:
+            path = existing(paths.SERVER_CONFIG)
         document = read_yaml(path) if path else None
         source = str(path) if path else "configuration"
         top = Section.from_value(document, source)
@@ -140,7 +140,7 @@ class ServerConfig(Discreet, frozen=True):
         if (certificate is None) != (key is None):
             raise tls.fault("key" if key is None else "certificate", "missing; both or none are set")
         host_name = socket.gethostname()
-        data_dir = Path(top.text("data_dir") or paths.data_dir(environ, uid)).expanduser().absolute()
+        data_dir = _place(top, "data_dir", paths.data_dir(environ, uid))
         listen = auth.address("listen_addr", f"0.0.0.0:{DEFAULT_PORT}") or ""
         listen_host, listen_port = split_address(listen)
         default_socket = paths.admin_sockets(environ, uid)[0] if uid == 0 else data_dir / "admin.sock"
@@ -152,7 +152,7 @@ class ServerConfig(Discreet, frozen=True):
             listen_port=listen_port,
             public_addrs=auth.addresses("public_addr") or (_reachable(listen_host, listen_port, host_name),),
             workers=auth.number("workers", 1, MAX_WORKERS, 1),
-            admin_socket=Path(auth.text("admin_socket") or default_socket).expanduser().absolute(),
+            admin_socket=_place(auth, "admin_socket", default_socket),
             admin_group=auth.text("admin_group"),
             tls_certificate=Path(certificate) if certificate else None,
             tls_key=Path(key) if key else None,
@@ -165,6 +165,26 @@ class ServerConfig(Discreet, frozen=True):
             log_format=log.choice("format", ("text", "json"), "text"),
             ca_key_passphrase=_passphrase(top),
         )
+
+
+def existing(path: Path) -> Path | None:
+    """*path*, where a file is there; one that this account may not look at is not taken for missing."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UsageError(
+            f"{path}: {error.strerror}; let this account read it, or name another file with --config"
+        ) from None
+    return path
+
+
+def _place(section: Section, key: str, default: Path) -> Path:
+    try:
+        return paths.expanded(section.text(key) or str(default)).absolute()
+    except UsageError as error:
+        raise section.fault(key, str(error)) from None
 
 
 def _reachable(listen_host: str, port: int, host_name: str) -> str:

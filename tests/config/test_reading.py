@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mezite.config.reading import Section, parse_yaml, read_yaml, split_address
-from mezite.config.server import ServerConfig
+from mezite.config.server import ServerConfig, existing
 from mezite.core.admission import Limits
 from mezite.errors import InvalidInput, UsageError
 
@@ -184,7 +184,10 @@ def test_addresses(text: str, default: int | None, expected: tuple[str, int]) ->
     assert split_address(text, default) == expected
 
 
-@pytest.mark.parametrize("text", ["", ":1", "a:", "a:b", "a b:1", "a:-1", "a:１", "http://a:1"])
+@pytest.mark.parametrize(
+    "text",
+    ["", ":1", "a:", "a:b", "a b:1", "a:-1", "a:１", "http://a:1", f"a:{'9' * 5000}", f"{'ü' * 80}:1"],
+)
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(InvalidInput):
         split_address(text)
@@ -210,6 +213,24 @@ def test_the_audit_log_is_kept_for_ever_unless_said_otherwise() -> None:
     assert load("audit: {keep: 400d}").audit_keep == timedelta(days=400)
     with pytest.raises(UsageError, match=r"^m.yaml: audit.keep: at least 7d"):
         load("audit: {keep: 6d}")
+
+
+def test_a_path_below_an_account_that_there_is_not_is_told() -> None:
+    for text, key in (("data_dir: '~none-such/x'", "data_dir"),
+                      ("auth: {admin_socket: '~none-such/x'}", "auth.admin_socket")):
+        with pytest.raises(UsageError, match=rf"^m\.yaml: {key}: '~none-such/x': no home directory is known"):
+            load(text)
+
+
+def test_a_default_configuration_that_cannot_be_looked_at_is_told(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").touch()
+    assert existing(tmp_path / "m.yaml") == tmp_path / "m.yaml"
+    assert existing(tmp_path / "none" / "m.yaml") is None
+    assert existing(tmp_path / "m.yaml" / "m.yaml") is None
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    with pytest.raises(UsageError, match=r"/loop/m\.yaml: Too many levels .*, or .* with --config$"):
+        existing(loop / "m.yaml")
 
 
 def test_limits_are_whole_numbers_a_second() -> None:
