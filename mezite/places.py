@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mezite.certs.keys import parse_public_line
 from mezite.errors import Conflict, MeziteError, UsageError
+from mezite.lockfile import LockFile
 
 
 def make_data_dir(path: Path) -> None:
@@ -24,6 +25,18 @@ def make_data_dir(path: Path) -> None:
         ) from None
     if not os.access(path, os.W_OK | os.X_OK):
         raise MeziteError(f"data_dir {path}: not writable by this account; set its owner or another one")
+
+
+def lock_data_dir(path: Path) -> LockFile:
+    """Its lock, which one server at a time holds."""
+    file = path / "lock"
+    try:
+        return LockFile(file, f"the data directory {path}")
+    except OSError as error:
+        raise MeziteError(
+            f"{file}: {error.strerror}; it has to be a file that this account may write to: set its owner, "
+            "or remove it while no server runs"
+        ) from None
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -25,6 +25,7 @@ from twisted.python import usage
 import mezite
 from mezite import logs, supervision
 from mezite.config.server import STOP_GRACE, ServerConfig, SshConfig
+from mezite.core.audit import plain
 from mezite.errors import MeziteError
 from mezite.metering import RequestMeter
 from mezite.stopping import StopSignal, ToldToStop
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from mezite.storage.interface import Storage
 
 FOLLOW_CLOCK_S = 2.0
+MAX_LINE = 2000
+"""Characters of an error on standard error."""
 
 _log = Logger()
 
@@ -81,7 +84,7 @@ class Options(usage.Options):
             config = ServerConfig.load(Path(path) if path else None, os.environ, os.geteuid())
         except MeziteError as error:
             # twistd would print its whole usage above a UsageError.
-            sys.stderr.write(f"mezite-auth: {error}\n")
+            sys.stderr.write(_line(error))
             raise SystemExit(2) from None
         self["loaded"] = config
         parent = self.parent
@@ -149,7 +152,7 @@ class AuthServer(MultiService):
             self._close_all()
             _log.critical("{error}", event="server.failed", error=error, code=error.code)
             if self._stderr is not None and not logs.is_json_on_output():
-                self._stderr.write(f"mezite-auth: {' '.join(str(error).split())}\n")
+                self._stderr.write(_line(error))
                 self._stderr.flush()
             sys.excepthook = _quiet_excepthook
             raise
@@ -164,15 +167,14 @@ class AuthServer(MultiService):
         # Its own log speaks to its authors; what matters comes as an error.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         from mezite.core_services import CoreServices
-        from mezite.lockfile import LockFile
-        from mezite.places import make_data_dir
+        from mezite.places import lock_data_dir, make_data_dir
 
         config = self._config
         lock = None
         self._stop.check()
         if not self._worker:
             make_data_dir(config.data_dir)
-            lock = LockFile(config.data_dir / "lock", f"the data directory {config.data_dir}")
+            lock = lock_data_dir(config.data_dir)
             self._closers.append(lock.release)
         self._core = core = CoreServices(config, self._reactor, self._worker)
         self._closers += core.close, core.doorway.close
@@ -388,6 +390,11 @@ class AuthServer(MultiService):
     def _close_all(self) -> None:
         while self._closers:
             self._closers.pop()()
+
+
+def _line(error: MeziteError) -> str:
+    """One, and safe for a terminal: a configuration's keys stand in it."""
+    return f"mezite-auth: {plain(' '.join(str(error).split()), MAX_LINE)}\n"
 
 
 def _quiet_excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:

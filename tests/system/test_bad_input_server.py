@@ -121,6 +121,7 @@ CONFIGURATIONS: tuple[tuple[bytes, str], ...] = (
     (b"auth: {listen_addr: '1.2.3.4:99999'}\n", "auth.listen_addr"),
     (b"a: !!python/object/apply:os.system [id]\n", "line 1, column 4"),
     (b"log: {level: loud}\n", "log.level: expected one of"),
+    (b'"\\e[31mred\\nx": 1\n', r"\x1b[31mred x: unknown key"),
 )
 
 
@@ -175,6 +176,16 @@ def test_what_is_taken_is_refused_in_one_line(cluster: Cluster) -> None:
     ends(serve(cluster, changed(cluster, "b", auth__admin_group="no-such-group")), 1, "there is no group")
     assert plain.read_text() == "mine"
     cluster.ctl("status")
+
+
+def test_a_lock_file_that_cannot_be_had_is_told(stopped: Cluster) -> None:
+    """As one that a first run by root has left behind."""
+    lock = stopped.data / "lock"
+    lock.mkdir(parents=True)
+    ends(serve(stopped), 1, f"{lock}: Is a directory; it has to be a file that this account may write to")
+    lock.rmdir()
+    lock.symlink_to("/etc/passwd")
+    ends(serve(stopped), 1, f"{lock}: Too many levels of symbolic links; it has to be a file")
 
 
 def test_daemonized_it_serves_and_ends_without_a_trace(stopped: Cluster) -> None:
