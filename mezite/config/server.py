@@ -21,6 +21,8 @@ from mezite.errors import InvalidInput, UsageError
 
 DEFAULT_PORT = 3025
 MIN_AUDIT_KEEP = timedelta(days=7)
+MAX_AUDIT_KEEP = timedelta(days=36_500)
+"""The calendar has to reach back as far."""
 DEFAULT_PRUNING = timedelta(hours=1)
 _PRUNING = (timedelta(seconds=1), timedelta(days=1))
 STOP_GRACE = timedelta(seconds=5)
@@ -197,6 +199,8 @@ def _audit_keep(audit: Section) -> timedelta | None:
     keep = audit.duration("keep")
     if keep is not None and keep < MIN_AUDIT_KEEP:
         raise audit.fault("keep", f"at least {format_duration(MIN_AUDIT_KEEP)}, to outlive what it tells of")
+    if keep is not None and keep > MAX_AUDIT_KEEP:
+        raise audit.fault("keep", f"at most {format_duration(MAX_AUDIT_KEEP)}; leave it out for ever")
     return keep
 
 

@@ -213,6 +213,9 @@ def test_the_audit_log_is_kept_for_ever_unless_said_otherwise() -> None:
     assert load("audit: {keep: 400d}").audit_keep == timedelta(days=400)
     with pytest.raises(UsageError, match=r"^m.yaml: audit.keep: at least 7d"):
         load("audit: {keep: 6d}")
+    assert load("audit: {keep: 36500d}").audit_keep == timedelta(days=36_500)
+    with pytest.raises(UsageError, match=r"^m.yaml: audit.keep: at most 36500d; leave it out for ever"):
+        load("audit: {keep: 999999d}")
 
 
 def test_a_path_below_an_account_that_there_is_not_is_told() -> None:
