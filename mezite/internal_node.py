@@ -2,24 +2,55 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import AdoptedStreamServerEndpoint
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
+from zope.interface import implementer
 
+from mezite.admin.listener import Listener
 from mezite.auth.context import Transaction
 from mezite.auth.node import HOST_CERTIFICATE_TTL, certify_node, node_host_keys
 from mezite.config.server import SshConfig
 from mezite.core_services import CoreServices
 from mezite.places import read_cas
 from mezite.ssh.cluster import ClusterAccess, Rules
-from mezite.ssh.factory import NodeService, NodeSettings, make_factory
+from mezite.ssh.factory import MAX_LOGGING_IN, NodeService, NodeSettings, make_factory
 from mezite.ssh.hostkeys import HostKeys, host_keys
 
 _log = Logger()
+
+
+@implementer(IStreamServerEndpoint)
+class _Endpoint:
+    """The socket *listening*, which its owner closes."""
+
+    def __init__(self, reactor: Any, listening: socket.socket) -> None:
+        self._reactor = reactor
+        self._listening = listening
+
+    def listen(self, factory: Any) -> Deferred[Any]:
+        factory.doStart()
+        port = _Port(Listener(self._reactor, self._listening, factory), factory)
+        return succeed(port)
+
+
+class _Port:
+    """What a :class:`NodeService` stops."""
+
+    def __init__(self, listener: Listener, factory: Any) -> None:
+        self._listener = listener
+        self._factory = factory
+        listener.start()
+
+    def stopListening(self) -> Deferred[None]:
+        self._listener.stop()
+        self._factory.doStop()
+        return succeed(None)
 
 
 class InternalNode:
@@ -40,8 +71,7 @@ class InternalNode:
         factory = make_factory(
             _settings(ssh), self._access, lambda: self._shown, reactor=reactor, clock=core.clock
         )
-        endpoint = AdoptedStreamServerEndpoint(reactor, listening.fileno(), listening.family)
-        self.service = NodeService(endpoint, factory)
+        self.service = NodeService(_Endpoint(reactor, listening), factory)
 
     def _certify(self, tx: Transaction) -> list[bytes]:
         return certify_node(self._core.context, tx, self._ssh.node_name, self._ssh.host_names, self._held)
@@ -88,4 +118,12 @@ def _settings(ssh: SshConfig) -> NodeSettings:
         run_as=ssh.run_as,
         sftp_server=ssh.sftp_server,
         end_sessions_at_expiry=ssh.end_sessions_at_expiry,
+        max_logging_in=_room_for_strangers(MAX_LOGGING_IN),
     )
+
+
+def _room_for_strangers(most: int) -> int:
+    """*most*, and a third of the files that the process may have open: strangers here, and as many
+    at the port for machines, leave room for the database, the operators and sessions."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return most if files == resource.RLIM_INFINITY else min(most, files // 3)

@@ -1,4 +1,4 @@
-"""A reactor accepts what comes to a listening unix socket."""
+"""A reactor accepts what comes to a listening socket."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+_OUT_OF_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
 
 @implementer(IReadDescriptor)
 class Listener:
     """Makes a protocol of *connections* for each client.  Twisted's own UNIX port would open the file's mode
-    to 0666 for a moment, and unlink whatever stands at the path when it ends."""
+    to 0666 for a moment, and unlink whatever stands at the path when it ends; and its TCP port spins, a line
+    in the log each time, where the process has no file left and another thread takes the one it keeps."""
 
     _log = Logger()
 
@@ -30,27 +33,29 @@ class Listener:
         return self._socket.fileno()
 
     def logPrefix(self) -> str:
-        return "unix socket"
+        return "listener"
 
     def doRead(self) -> None:
         for _ in range(16):
             try:
                 peer, _address = self._socket.accept()
+                with peer:
+                    peer.setblocking(False)
+                    peer.getpeername()  # of who has gone again: an error
+                    self._reactor.adoptStreamConnection(
+                        peer.fileno(), self._socket.family, self._connections
+                    )
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                if error.errno in _OUT_OF_ROOM:
                     # Readiness stays on: without a pause this would spin.
                     self._reactor.removeReader(self)
                     self._pause = self._reactor.callLater(1, self.start)
-                return
-            with peer:
-                peer.setblocking(False)
-                try:
-                    self._reactor.adoptStreamConnection(peer.fileno(), socket.AF_UNIX, self._connections)
-                except Exception:
-                    # What leaves doRead would make the reactor drop the listener.
-                    self._log.failure("a connection could not be taken", event="admin.accept_failed")
+                    return
+            except Exception:
+                # What leaves doRead would make the reactor drop the listener.
+                self._log.failure("a connection could not be taken", event="admin.accept_failed")
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor ends with us still listening."""

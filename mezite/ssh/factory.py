@@ -30,6 +30,7 @@ from mezite.ssh.transport import NodeTransport
 
 BUILTIN = "builtin"
 SYSTEM = "system"
+MAX_LOGGING_IN = 500
 
 
 class NodeSettings(Struct, frozen=True):
@@ -61,7 +62,7 @@ class NodeSettings(Struct, frozen=True):
     max_forwards_of_node: int = 500
     connect_seconds: float = 15
     """How long the node tries to reach the destination of a forwarding."""
-    max_logging_in: int = 500
+    max_logging_in: int = MAX_LOGGING_IN
     """Connections that have not logged in yet; one more ends the oldest of them,
     so that idle strangers keep nobody out."""
     hangup_grace_seconds: float = 5

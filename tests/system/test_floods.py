@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import resource
+import socket
+import time
 
 import pytest
 
 from mezite.core.request import Issued, TokenText
 from mezite.errors import Reason, Refused
-from tests.system.processes import Cluster, wait_for
+from tests.system.processes import TIMEOUT, Cluster, wait_for
 from tests.system.test_coming_back import events, generation
 from tests.system.wire import Answer, Asker, Wire, joining, nonce_of, on_the_wire, reasons, renewing
 
@@ -171,3 +175,25 @@ def test_more_than_can_be_served_come_again_one_after_the_other(cluster: Cluster
     assert reasons(renewed) == {"issued": 300}
     assert turned > 0
     assert json.loads(cluster.ctl("--format", "json", "locks", "ls"))["locks"] == []
+
+
+def test_a_server_that_is_out_of_files_waits_for_some(cluster: Cluster) -> None:
+    """It tells of no connection that it cannot take, and takes them all when it can."""
+    cluster.add_role()
+    machine = cluster.machine()
+    assert machine.once(f"--join-token={cluster.add_bot()}").code == 0
+    assert cluster.server is not None
+    pid, told = cluster.server.pid, len(cluster.server.text())
+    before, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as held:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, most))
+        try:
+            for port in [cluster.node_port] * 50:
+                held.enter_context(socket.create_connection(("127.0.0.1", port), TIMEOUT))
+            time.sleep(2)  # a server that spins has written megabytes by then
+            assert len(cluster.server.text()) - told < 10_000
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (before, most))
+        assert machine.ssh("whoami").out.strip() == "deploy"
+    assert cluster.mezctl("status").code == 0
+    assert "Traceback" not in cluster.server.text()
