@@ -161,7 +161,6 @@ class Command(helping.Command):
             ),
         ]
 
-
     def invoke(self, ctx: click.Context) -> Any:
         """A server of another version may answer otherwise than we were told it does."""
         try:

@@ -263,6 +263,16 @@ class Section(Struct):
         return found
 
 
+def _can_be_looked_up(host: str) -> bool:
+    if host.isascii():  # the codec would say the same, and is a megabyte that most never need
+        return all(0 < len(label) < 64 for label in host.removesuffix(".").split("."))
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
+
+
 def split_address(text: str, default_port: int | None = None) -> tuple[str, int]:
     """Host and port of ``host:port`` or ``[v6]:port``; the port may be left out
     where there is a default.  Raises :class:`InvalidInput`."""
@@ -274,10 +284,8 @@ def split_address(text: str, default_port: int | None = None) -> tuple[str, int]
         host = host[1:-1]
     if not host or any(char.isspace() or char in "/\"'" for char in host):
         raise InvalidInput(f"{text!r} is not an address; write host:port, such as auth.example.com:3025")
-    try:
-        host.encode("idna")
-    except UnicodeError:
-        raise InvalidInput(f"{host[:80]!r} is no host name that can be looked up") from None
+    if not _can_be_looked_up(host):
+        raise InvalidInput(f"{host[:80]!r} is no host name that can be looked up")
     if not port_text.isascii() or not port_text.isdigit() or not 0 <= int(port_text[:9]) <= 65535:
         raise InvalidInput(f"{text!r} has no port from 0 to 65535; write host:port")
     return host, int(port_text)
