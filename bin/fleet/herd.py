@@ -158,8 +158,8 @@ def _records(pipe: Connection) -> list[Record]:
 
 def _agreement(server: AuthServer, records: list[Record], uses: dict[str, int]) -> dict[str, Any]:
     """What the server's database and its audit log say of the same."""
-    instances = {one["id"]: one["generation"] for one in _all(server, "instances.ls", "instances")}
-    found = check(list(_all(server, "audit.ls", "events")), stolen=(), uses=uses)
+    instances = {one["id"]: one["generation"] for one in all_pages(server, "instances.ls", "instances")}
+    found = check(list(all_pages(server, "audit.ls", "events")), stolen=(), uses=uses)
     differ = [record for record in records if instances.get(record.instance) != record.generation]
     return {
         "generations given out again (an answer was lost)": found.counted["user.cert.reissued"],
@@ -169,7 +169,8 @@ def _agreement(server: AuthServer, records: list[Record], uses: dict[str, int]) 
     }
 
 
-def _all(server: AuthServer, method: str, name: str) -> Iterator[dict[str, Any]]:
+def all_pages(server: AuthServer, method: str, name: str) -> Iterator[dict[str, Any]]:
+    """What *method* lists below *name*, a page after the other."""
     with closing(server.admin()) as client:
         yield from pages(lambda method, **params: client.call(method, params), method, name)
 
