@@ -207,7 +207,7 @@ class Admission:
         self, kind: Kind, address: str, now: float, *, proven: bool = False, failed: bool = False,
         given_up: bool = False,
     ) -> None:
-        """A request that had been let in is answered, or *given_up* by its sender."""
+        """A request that had been let in has been judged, though *given_up* by its sender."""
         self._throughput.leave(now, is_answered=not given_up, is_awaited=self._queue.is_awaited(now))
         if "." not in address:
             address = _network(address)

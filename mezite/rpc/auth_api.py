@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable
@@ -67,11 +68,14 @@ _LEAVE = _Method("leave", Kind.RENEW, EventType.LEAVE_REFUSED, "instance")
 class _Call:
     """One request while it is being answered."""
 
-    __slots__ = ("peer", "request", "subject")
+    __slots__ = ("is_given_up", "peer", "request", "started", "subject")
 
-    def __init__(self, request: pb.SignedRequest, peer: Peer) -> None:
+    def __init__(self, request: pb.SignedRequest, peer: Peer, started: float) -> None:
         self.request = request
         self.peer = peer
+        self.started = started
+        self.is_given_up = False
+        """Whether its sender waits no more."""
         self.subject = ""
         """Whom it is about, once that has been read."""
 
@@ -166,18 +170,33 @@ class AuthApi(IdentityServiceServicer):
     ) -> Any:
         """What *judge* gives; a refusal ends the call."""
         await _require_tls13(context)
-        started, call = self._seconds(), _Call(request, _peer(context))
+        call = _Call(request, _peer(context), self._seconds())
         outcome: Any = self._turned_away(method, call)
-        if outcome is None:
+        if outcome is not None:
+            self._conclude(method, call, outcome)
+        else:
+            # What is let in is judged to its end: who gives up beforehand guesses no cheaper.
+            judged = asyncio.ensure_future(self._judged(method, judge, call))
             try:
-                outcome = await judge(call)
-            except MeziteError as error:
-                outcome = _refusal(error)
-            finally:
-                self._left(method.kind, call.peer, outcome)
-        self._note(method.name, outcome, started)
+                outcome = await asyncio.shield(judged)
+            except asyncio.CancelledError:
+                call.is_given_up = True
+                raise
         if isinstance(outcome, Refused):
-            await self._refuse(context, outcome, method, call)
+            await self._refuse(context, outcome)
+        return outcome
+
+    async def _judged(
+        self, method: _Method, judge: Callable[[_Call], Awaitable[Any]], call: _Call
+    ) -> Any:
+        outcome: Any = None
+        try:
+            outcome = await judge(call)
+        except MeziteError as error:
+            outcome = _refusal(error)
+        finally:
+            self._left(method.kind, call, outcome)
+        self._conclude(method, call, outcome)
         return outcome
 
     # What is prepared and finished runs with what others ask; what is signed by nobody
@@ -259,18 +278,21 @@ class AuthApi(IdentityServiceServicer):
         """Requests that are not answered yet."""
         return self._admission.waiting
 
-    def _note(self, method: str, outcome: _Outcome, started: float) -> None:
+    def _conclude(self, method: _Method, call: _Call, outcome: _Outcome) -> None:
+        """The outcome is counted, and written down where it is worth it."""
         reason = outcome.reason.code if isinstance(outcome, Refused) else OK
-        self._meter.note(method, reason, self._seconds() - started)
+        self._meter.note(method.name, reason, self._seconds() - call.started)
+        if isinstance(outcome, Refused):
+            self._record_refusal(outcome, method, call)
 
-    def _left(self, kind: Kind, peer: Peer, outcome: _Outcome | None) -> None:
+    def _left(self, kind: Kind, call: _Call, outcome: _Outcome | None) -> None:
         self._admission.leave(
             kind,
-            peer.address,
+            call.peer.address,
             self._seconds(),
             proven=outcome is not None and not isinstance(outcome, Refused),
             failed=isinstance(outcome, Refused) and outcome.reason in _UNPROVEN,
-            given_up=outcome is None,
+            given_up=outcome is None or call.is_given_up,
         )
 
     def _check_clock(self) -> None:
@@ -282,9 +304,7 @@ class AuthApi(IdentityServiceServicer):
                 "mezctl status --accept-clock",
             )
 
-    async def _refuse(
-        self, context: ServicerContext, refused: Refused, method: _Method, call: _Call
-    ) -> NoReturn:
+    def _record_refusal(self, refused: Refused, method: _Method, call: _Call) -> None:
         subject, peer = call.subject, call.peer
         now = self._context.clock()
         if self._refusals.is_worth_a_row(refused.reason, subject, now, is_join=method is _JOIN):
@@ -310,6 +330,8 @@ class AuthApi(IdentityServiceServicer):
                     message=plain(str(refused)),
                 )
             )
+
+    async def _refuse(self, context: ServicerContext, refused: Refused) -> NoReturn:
         refused.server_time_unix_ms = messages.to_unix_ms(self._context.clock())
         context.set_trailing_metadata(((REFUSAL_TRAILER, refusal_bytes(refused)),))
         await context.abort(STATUS_OF[refused.reason], f"{refused.reason.code}: {refused}")
