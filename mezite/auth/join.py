@@ -243,7 +243,7 @@ def _repeat(
         not_after=now + agreed.longest,
         recovered=over is not None,
     ):
-        return Refused(Reason.UNAVAILABLE, "the instance is being renewed elsewhere; ask again")
+        return Refused(Reason.UNAVAILABLE, "the instance was changed or locked just now; ask again")
     subject = Subject(bot, instance.id, 1, instance.lineage_key)
     certified = certify(context, tx, subject, request.ssh_keys, agreed, now)
     return issued(context, tx, subject, certified, agreed, now, event=EventType.CERT_REISSUED, peer=peer)

@@ -203,7 +203,8 @@ class Transaction(Protocol):
         """Fresh certificates went out for a generation already given out, and the
         noted end moves to *not_after* where that is later; with
         *recovered* the expiry starts anew from *at* and the flag is cleared.
-        ``False`` when the instance is no longer at that generation and key."""
+        ``False`` when the instance is no longer at that generation and key, or is locked
+        at *at*, itself or by its bot."""
         ...
 
     def keep_key(self, instance_id: str, *, generation: int, lineage_key: str) -> bool:

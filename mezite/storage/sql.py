@@ -108,12 +108,7 @@ LIST_INSTANCES = f"""select {_INSTANCE} from instances
 where id > ? and removed_at_us is null order by id limit ?"""
 LIST_INSTANCES_OF_BOT = f"""select {_INSTANCE} from instances
 where bot_id = ? and id > ? and removed_at_us is null order by id limit ?"""
-STEP = """
-update instances set generation = ?, lineage_key = ?, previous_key = ?, request_hash = ?,
-renewed_at_us = ?, not_after_us = ?, address = ?, host = ?, boot_id = ?, recoverable = 0,
-certificate_hash = ?
-where id = ? and generation = ? and lineage_key = ? and removed_at_us is null
-and not exists (
+_UNLOCKED = """and not exists (
     select 1 from locks
     where locks.target = 'instance/' || instances.id
     and (locks.expires_at_us is null or locks.expires_at_us > ?))
@@ -121,13 +116,22 @@ and not exists (
     select 1 from bots join locks on locks.target = 'bot/' || bots.name
     where bots.id = instances.bot_id
     and (locks.expires_at_us is null or locks.expires_at_us > ?))"""
-NOTE_REISSUE = """
+"""For STEP and its like: an operator may have set it since the locks were read."""
+STEP = f"""
+update instances set generation = ?, lineage_key = ?, previous_key = ?, request_hash = ?,
+renewed_at_us = ?, not_after_us = ?, address = ?, host = ?, boot_id = ?, recoverable = 0,
+certificate_hash = ?
+where id = ? and generation = ? and lineage_key = ? and removed_at_us is null
+{_UNLOCKED}"""
+NOTE_REISSUE = f"""
 update instances set not_after_us = case when not_after_us > ? then not_after_us else ? end
-where id = ? and generation = ? and lineage_key = ? and removed_at_us is null"""
-NOTE_RECOVERY = """
+where id = ? and generation = ? and lineage_key = ? and removed_at_us is null
+{_UNLOCKED}"""
+NOTE_RECOVERY = f"""
 update instances set not_after_us = case when not_after_us > ? then not_after_us else ? end,
 renewed_at_us = ?, recoverable = 0
-where id = ? and generation = ? and lineage_key = ? and removed_at_us is null"""
+where id = ? and generation = ? and lineage_key = ? and removed_at_us is null
+{_UNLOCKED}"""
 KEEP_KEY = """
 update instances set generation = ?, previous_key = lineage_key, lineage_key = ?, request_hash = ?,
 certificate_hash = ''

@@ -249,9 +249,10 @@ class SqlTransaction:
         self, instance_id: str, *, generation: int, lineage_key: str, at: datetime,
         not_after: datetime, recovered: bool,
     ) -> bool:
-        where, end = (instance_id, generation, lineage_key), to_us(not_after)
+        now, end = to_us(at), to_us(not_after)
+        where = (instance_id, generation, lineage_key, now, now)
         if recovered:
-            return self._change("instances", sql.NOTE_RECOVERY, end, end, to_us(at), *where)
+            return self._change("instances", sql.NOTE_RECOVERY, end, end, now, *where)
         return self._change("instances", sql.NOTE_REISSUE, end, end, *where)
 
     def keep_key(self, instance_id: str, *, generation: int, lineage_key: str) -> bool:

@@ -247,6 +247,35 @@ def test_a_lock_set_by_another_server_stops_a_renewal_that_is_under_way(
     assert auth.instance(machine.instance_id).generation == 1
 
 
+@pytest.mark.parametrize("kind", [LockKind.BOT, LockKind.INSTANCE])
+def test_a_lock_set_by_another_server_stops_a_join_that_is_repeated(
+    auth: Auth, second: Storage, kind: LockKind
+) -> None:
+    """To a join whose reply was lost: it is in the condition of what notes it."""
+    machine, token = Machine(auth), auth.add_token(auth.add_bot())
+    rejoin = join_by(auth, machine, token)
+    instance_id = auth.write_beside(rejoin).instance_id
+    name = "github-deploy" if kind is LockKind.BOT else instance_id
+    outcome = overtaken(second, rejoin, "roles", lambda: auth.lock(kind, name))
+    assert isinstance(outcome, Refused), outcome
+    assert outcome.reason is Reason.UNAVAILABLE
+    assert second.write(rejoin, concurrent=True).result(30).reason is Reason.LOCKED
+
+
+@pytest.mark.parametrize("kind", [LockKind.BOT, LockKind.INSTANCE])
+def test_a_lock_set_by_another_server_stops_a_renewal_that_is_repeated(
+    auth: Auth, second: Storage, kind: LockKind
+) -> None:
+    machine = joined(auth)
+    renewal = renew_by(auth, machine)
+    assert isinstance(auth.write_beside(renewal), Issued)
+    name = "github-deploy" if kind is LockKind.BOT else machine.instance_id
+    outcome = overtaken(second, renewal, "roles", lambda: auth.lock(kind, name))
+    assert isinstance(outcome, Refused), outcome
+    assert outcome.reason is Reason.UNAVAILABLE
+    assert second.write(renewal, concurrent=True).result(30).reason is Reason.LOCKED
+
+
 def test_who_joins_while_the_bot_is_removed_is_removed_with_it(
     postgres_server: Any, auth: Auth, second: Storage
 ) -> None:
