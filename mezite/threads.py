@@ -67,7 +67,7 @@ class Doorway:
             if error is None:
                 futures.resolve(crossing, done.result())
             else:
-                futures.reject(crossing, error)
+                futures.reject(crossing, _carried(error))
 
         future.add_done_callback(settle)
         return crossing
@@ -120,9 +120,18 @@ class _Asked:
             try:
                 crossing.set_result(self._finish(result))
             except Exception as failed:
-                crossing.set_exception(failed)
+                crossing.set_exception(_carried(failed))
         else:
-            crossing.set_exception(error)
+            crossing.set_exception(_carried(error))
+
+
+def _carried(error: BaseException) -> BaseException:
+    """*error*, as a future takes it: none takes StopIteration, and its caller would wait for ever."""
+    if not isinstance(error, StopIteration):
+        return error
+    carried = RuntimeError(f"StopIteration was raised: {error}")
+    carried.__cause__ = error
+    return carried
 
 
 def _unprepared(transaction: Any) -> Any:

@@ -233,3 +233,16 @@ def test_who_has_gone_before_it_is_submitted_is_not_waited_for() -> None:
         assert ask.under_way == 0
 
     gathering(scenario)
+
+
+def test_what_no_future_takes_is_an_answer_too() -> None:
+    """An asyncio future refuses StopIteration."""
+
+    def stop() -> Callable[[Any], str]:
+        raise StopIteration
+
+    async def scenario(ask: Gathering, submitted: Submitted) -> None:
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await asyncio.wait_for(ask(stop, str), 30)
+
+    gathering(scenario)
