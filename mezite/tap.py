@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +27,7 @@ from mezite.config.server import STOP_GRACE, ServerConfig, SshConfig
 from mezite.core.audit import plain
 from mezite.errors import MeziteError
 from mezite.metering import RequestMeter
+from mezite.reloading import ReloadSignal
 from mezite.stopping import StopSignal, ToldToStop
 from mezite.supervision import ServiceManager
 
@@ -69,7 +69,7 @@ class Options(usage.Options):
     def __init__(self) -> None:
         install_asyncio_reactor()
         super().__init__()
-        self.stop = StopSignal(STOP_GRACE)
+        self.stop, self.reload = StopSignal(STOP_GRACE), ReloadSignal()
 
     def opt_version(self) -> None:
         """Print Mezite's version and exit."""
@@ -79,6 +79,7 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         if self.parent is not None:
             self.stop.watch()  # twistd runs us
+            self.reload.watch()
         path = self["config"]
         try:
             config = ServerConfig.load(Path(path) if path else None, os.environ, os.geteuid())
@@ -115,7 +116,7 @@ def makeService(options: Options) -> IService:
     """The service that twistd starts after it has forked."""
     from twisted.internet import reactor
 
-    return AuthServer(options["loaded"], reactor, stop=options.stop)
+    return AuthServer(options["loaded"], reactor, stop=options.stop, reload=options.reload)
 
 
 class AuthServer(MultiService):
@@ -125,9 +126,12 @@ class AuthServer(MultiService):
     and nothing else; 0 in the process that twistd started.
     """
 
-    def __init__(self, config: ServerConfig, reactor: Any, worker: int = 0, *, stop: StopSignal) -> None:
+    def __init__(
+        self, config: ServerConfig, reactor: Any, worker: int = 0, *, stop: StopSignal,
+        reload: ReloadSignal | None = None,
+    ) -> None:
         super().__init__()
-        self._stop = stop
+        self._stop, self._reload_signal = stop, reload
         self._config = config
         self._worker = worker
         self._reactor = reactor
@@ -237,14 +241,9 @@ class AuthServer(MultiService):
         reserved = reserve_port(config.listen_host, config.listen_port)
         self._closers.append(reserved.close)
         supervisor = WorkerSupervisor(
-            self._reactor,
-            config.workers,
-            replace(config, listen_port=reserved.getsockname()[1]),
-            lock=lock,
-            environ=os.environ,
-            grace=STOP_GRACE,
-            serving=self._serving,
-            changed=self.changed_elsewhere,
+            self._reactor, config.workers, replace(config, listen_port=reserved.getsockname()[1]),
+            lock=lock, environ=os.environ, grace=STOP_GRACE,
+            serving=self._serving, changed=self.changed_elsewhere,
         )
         self._core.storage.subscribe(supervisor.tell_changed)
         self._reloads.append(supervisor.reload)
@@ -356,19 +355,15 @@ class AuthServer(MultiService):
             Service.startService(self)
             return
         self._core.open_doorway()
-        if not self._worker:
-            self._reactor.callWhenRunning(signal.signal, signal.SIGHUP, self._told_to_reload)
+        if self._reload_signal is not None:
+            self._reload_signal.hand_over(self._reactor, self._reload)
         super().startService()
         for seconds, looping in self._loops:
             started = looping.start(seconds, now=False)
             started.addErrback(self._loop_failed)
 
-    def _told_to_reload(self, number: int, frame: object) -> None:
-        self._reactor.callFromThread(self._reload)
-
     def _reload(self) -> None:
         """TLS files are read again, and workers replaced one by one; calls under way are finished."""
-        _log.info("told to reload (SIGHUP)", event="server.reloading")
         for reload in self._reloads:
             reload()
 

@@ -56,6 +56,9 @@ def listen_to_head(
 
 
 def main() -> int:
+    # A terminal sends these to the whole group; the head decides what they mean.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         config = read_configuration(0)
     except EOFError as error:
@@ -76,9 +79,6 @@ def main() -> int:
     globalLogBeginner.beginLoggingTo(
         [logs.observer(config.log_level, "json", sys.stdout)], redirectStandardIO=False
     )
-    # A terminal sends these to the whole group; the head decides what they mean.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # Not watched while it starts: until then a worker holds nothing that its end could harm.
     stop = StopSignal(STOP_GRACE)
     server = tap.AuthServer(config, reactor, worker=int(sys.argv[1]), stop=stop)

@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "mezite.logs": (),
     "mezite.diagnostics": (),
     "mezite.places": ("mezite.certs", "mezite.lockfile"),
+    "mezite.reloading": (),
     "mezite.stopping": (),
     "mezite.supervision": (),
     "mezite.threads": (),
@@ -78,9 +79,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
                       "mezite.workers"),
     "mezite.tap": ("mezite.admin", "mezite.auth", "mezite.config", "mezite.core", "mezite.core_services",
                    "mezite.diagnostics", "mezite.internal_node", "mezite.logs",
-                   "mezite.metering", "mezite.places", "mezite.rpc", "mezite.server_metrics",
-                   "mezite.storage.interface", "mezite.stopping", "mezite.supervision",
-                   "mezite.upkeep", "mezite.workers"),
+                   "mezite.metering", "mezite.places", "mezite.reloading", "mezite.rpc",
+                   "mezite.server_metrics", "mezite.storage.interface", "mezite.stopping",
+                   "mezite.supervision", "mezite.upkeep", "mezite.workers"),
 }
 
 # Top-level names that a package may never import.

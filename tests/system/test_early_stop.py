@@ -1,4 +1,4 @@
-"""A server that is told to stop while it starts: it ends in order, as one that serves."""
+"""A server that is told to stop or to reload while it starts: it does so in order, as one that serves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.processes import BIN, TIMEOUT, Cluster, Process
+from tests.system.processes import BIN, TIMEOUT, Cluster, Process, wait_for
 from tests.system.test_workers import workers
 
 pytestmark = pytest.mark.system
@@ -33,12 +33,15 @@ class Start:
 
     def stop_when(self, moment: Moment) -> int:
         """Sends SIGTERM as soon as *moment* has come; the exit code."""
+        self.wait_for(moment)
+        return self.server.stop(signal.SIGTERM)
+
+    def wait_for(self, moment: Moment) -> None:
         deadline = time.monotonic() + TIMEOUT
         while not moment(self):
             assert self.server.code is None, self.server.text()
             assert time.monotonic() < deadline, self.server.text()
             time.sleep(0.001)
-        return self.server.stop(signal.SIGTERM)
 
     def assert_nothing_is_left(self) -> None:
         data = self.cluster.data
@@ -107,5 +110,25 @@ def test_a_start_that_was_stopped_is_made_good_by_the_next(tmp_path: Path) -> No
         assert cluster.server is not None
         assert cluster.server.stop() == 0
         first.assert_nothing_is_left()
+    finally:
+        cluster.close()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_reload_while_it_starts_is_made_once_it_serves(tmp_path: Path, count: int) -> None:
+    """The signal by itself would end it, which a service manager takes for a clean end."""
+    start = Start(tmp_path / "site", count)
+    cluster, server = start.cluster, start.server
+    cluster.server = server
+    try:
+        for moment in (MOMENTS[0][2], _exists("lock")):
+            start.wait_for(moment)
+            server.send(signal.SIGHUP)
+        wait_for(cluster.is_serving, "server that serves")
+        wait_for(lambda: "told to reload (SIGHUP)" in server.text(), "reload")
+        assert server.stop() == 0, server.text()
+        assert server.text().count("told to reload") == 1
+        assert "Traceback" not in server.text()
+        start.assert_nothing_is_left()
     finally:
         cluster.close()
