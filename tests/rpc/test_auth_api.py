@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -38,6 +39,27 @@ def auth() -> Any:
     made.close()
 
 
+@asynccontextmanager
+async def calling(api: AuthApi, method: str) -> AsyncIterator[Any]:
+    """The call of *method*, at a server that is *api*."""
+    ca = Ca()
+    async with serving(api, ca.leaf()) as port:
+        roots = grpc.ssl_channel_credentials(ca.leaf()[1])
+        options = [("grpc.ssl_target_name_override", SERVER_NAME)]
+        async with grpc.aio.secure_channel(f"127.0.0.1:{port}", roots, options) as channel:
+            yield channel.unary_unary(method, pb.SignedRequest.SerializeToString)
+
+
+async def refused(call: Any, request: pb.SignedRequest) -> Reason:
+    """Why *request* is."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(request, timeout=30)
+    error = caught.value
+    told = error_from_status(error.code(), error.details() or "", error.trailing_metadata())
+    assert isinstance(told, Refused), told
+    return told.reason
+
+
 def asking(auth: Auth, talk: Callable[[Ask], Awaitable[None]]) -> list[AuditEvent]:
     """The rows that were left by the joins that *talk* sent, each refused."""
     rows: list[AuditEvent] = []
@@ -47,22 +69,8 @@ def asking(auth: Auth, talk: Callable[[Ask], Awaitable[None]]) -> list[AuditEven
 
     async def main() -> None:
         api = AuthApi(auth.context, run, rows.append, lambda: None, RefusalLog())
-        ca = Ca()
-        async with serving(api, ca.leaf()) as port:
-            roots = grpc.ssl_channel_credentials(ca.leaf()[1])
-            options = [("grpc.ssl_target_name_override", SERVER_NAME)]
-            async with grpc.aio.secure_channel(f"127.0.0.1:{port}", roots, options) as channel:
-                call = channel.unary_unary(JOIN, pb.SignedRequest.SerializeToString)
-
-                async def ask(request: pb.SignedRequest) -> Reason:
-                    with pytest.raises(grpc.aio.AioRpcError) as caught:
-                        await call(request, timeout=30)
-                    error = caught.value
-                    told = error_from_status(error.code(), error.details() or "", error.trailing_metadata())
-                    assert isinstance(told, Refused), told
-                    return told.reason
-
-                await talk(ask)
+        async with calling(api, JOIN) as call:
+            await talk(lambda request: refused(call, request))
 
     asyncio.run(main())
     return rows
@@ -166,22 +174,14 @@ class GivingUp:
     async def ask(self, call: Any, request: pb.SignedRequest) -> Reason:
         """Why it is refused."""
         self._go.set()
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call(request, timeout=30)
-        error = caught.value
-        told = error_from_status(error.code(), error.details() or "", error.trailing_metadata())
-        assert isinstance(told, Refused), told
-        return told.reason
+        return await refused(call, request)
 
 
 def giving_up(auth: Auth, method: str, talk: Callable[[GivingUp, Any], Awaitable[None]]) -> None:
     async def main() -> None:
-        callers, ca = GivingUp(auth), Ca()
-        async with serving(callers.api, ca.leaf()) as port:
-            roots = grpc.ssl_channel_credentials(ca.leaf()[1])
-            options = [("grpc.ssl_target_name_override", SERVER_NAME)]
-            async with grpc.aio.secure_channel(f"127.0.0.1:{port}", roots, options) as channel:
-                await talk(callers, channel.unary_unary(method, pb.SignedRequest.SerializeToString))
+        callers = GivingUp(auth)
+        async with calling(callers.api, method) as call:
+            await talk(callers, call)
 
     asyncio.run(main())
 
