@@ -19,9 +19,13 @@ from mezite.admin import socketfile
 from mezite.admin.caller import Allowed, Caller, group_id
 from mezite.admin.connection import IDLE_SECONDS, MAX_CONNECTIONS, Connections, Method
 from mezite.admin.listener import Listener
+from mezite.errors import MeziteError
 from mezite.parts import Service
 
-__all__ = ["Caller", "Method", "SocketService"]
+__all__ = ["LOOK_SECONDS", "Caller", "Method", "SocketService"]
+
+LOOK_SECONDS = 10.0
+"""So often the socket is looked for, and where it is not there made anew."""
 
 
 class SocketService(Service):
@@ -32,6 +36,9 @@ class SocketService(Service):
     called), so that a taken path ends the program in its starter's sight; see
     :func:`mezite.admin.socketfile.listen` for what that raises.  A *group* that
     does not exist raises :class:`~mezite.errors.UsageError` there, too.
+
+    Where the socket's file is removed, as whoever tidies up old files may do, it
+    is made anew; what others have put in its place is left alone.
     """
 
     _log = Logger()
@@ -56,6 +63,8 @@ class SocketService(Service):
         self._file: socketfile.SocketFile | None = None
         self._listener: Listener | None = None
         self._connections: Connections | None = None
+        self._looking: Any = None
+        self._is_out_of_order = False
 
     def privilegedStartService(self) -> None:
         if self._file is None:
@@ -64,17 +73,23 @@ class SocketService(Service):
 
     def startService(self) -> None:
         self.privilegedStartService()
-        assert self._file is not None
         super().startService()
         remedy = f"become root or a member of the group {self._group}" if self._group else "ask its owner"
-        connections = self._connections = Connections(
+        self._connections = Connections(
             self._reactor, self._methods, Allowed(os.geteuid(), self._group_id),
             where=str(self._path), remedy=remedy,
             idle_seconds=self._idle_seconds, max_connections=self._max_connections,
         )
-        self._listener = Listener(self._reactor, self._file.socket, connections)
+        if self._file is not None:
+            self._accept(self._file)
+            self._log.info("operators reach us at {path}", event="admin.listening", path=str(self._path))
+        self._looking = self._reactor.callLater(LOOK_SECONDS, self._look)
+
+    def _accept(self, file: socketfile.SocketFile) -> None:
+        assert self._connections is not None
+        self._file = file
+        self._listener = Listener(self._reactor, file.socket, self._connections)
         self._listener.start()
-        self._log.info("operators reach us at {path}", event="admin.listening", path=str(self._path))
         if self._group_id is not None and socketfile.shuts_out(self._path.parent, self._group_id):
             self._log.warn(
                 "{directory}: its mode keeps the group {group} out; set auth.admin_socket to a path in a "
@@ -82,16 +97,50 @@ class SocketService(Service):
                 directory=str(self._path.parent), group=self._group,
             )
 
+    def _look(self) -> None:
+        self._looking = self._reactor.callLater(LOOK_SECONDS, self._look)
+        if self._file is not None and self._file.is_there():
+            self._is_out_of_order = False
+            return
+        try:
+            # Before the old one is closed: as long as it is open nobody else's has its inode.
+            file = socketfile.listen(self._path, self._group_id)
+        except MeziteError as error:
+            self._out_of_order(error)
+            return
+        self._is_out_of_order = False
+        if self._file is None:
+            self._log.info("operators reach us at {path}", event="admin.listening", path=str(self._path))
+        else:
+            self._log.warn(
+                "{path} was removed; it is made anew", event="admin.socket_remade", path=str(self._path),
+            )
+            self._close()  # who is connected stays so
+        self._accept(file)
+
+    def _out_of_order(self, error: MeziteError) -> None:
+        """Told once, until it works again."""
+        if not self._is_out_of_order:
+            self._log.warn(
+                "{error}; going on without that socket, and trying again",
+                event="admin.unavailable", error=error,
+            )
+        self._is_out_of_order = True
+
     def stopService(self) -> Deferred[None]:
         """Connections are cut and the socket's file is gone when it fires."""
         super().stopService()
+        looking, self._looking = self._looking, None
+        if looking is not None:
+            looking.cancel()
+        self._close()
+        return succeed(None) if self._connections is None else self._connections.close_all()
+
+    def _close(self) -> None:
         listener, self._listener = self._listener, None
         file, self._file = self._file, None
-        closed = succeed(None)
         if listener is not None:
             listener.stop()
-            assert self._connections is not None
-            closed = self._connections.close_all()
         if file is not None:
             try:
                 file.remove()
@@ -100,4 +149,3 @@ class SocketService(Service):
                     "{path}: cannot be removed: {error}",
                     event="admin.socket_left", path=str(self._path), error=error,
                 )
-        return closed

@@ -36,12 +36,12 @@ class SocketFile(Struct):
 
     def remove(self) -> None:
         """The socket is closed and its file gone, unless another server's stands there by now."""
-        self.socket.close()
         try:
-            if _inode(self.path) == self.inode:
-                self.path.unlink()
-        except FileNotFoundError:
-            pass
+            # While it is open, its inode is no other's, and another server that starts leaves the file alone.
+            if self.socket.fileno() >= 0 and self.is_there():
+                self.path.unlink(missing_ok=True)
+        finally:
+            self.socket.close()
 
 
 def listen(path: Path, group_id: int | None = None) -> SocketFile:

@@ -18,6 +18,7 @@ asyncioreactor.install()
 from twisted.internet import reactor, stdio, task  # noqa: E402  # after the reactor is chosen
 from twisted.internet.protocol import Protocol  # noqa: E402
 
+from mezite.admin import protocol  # noqa: E402
 from mezite.admin.protocol import Caller, SocketService  # noqa: E402
 from mezite.errors import MeziteError  # noqa: E402
 
@@ -35,6 +36,7 @@ async def slow(caller: Caller, params: Mapping[str, Any]) -> str:
 
 def main() -> None:
     path = Path(sys.argv[1])
+    protocol.LOOK_SECONDS = 0.1
     methods = {"who": lambda caller, params: str(caller), "slow": slow}
     service = SocketService(reactor, path, methods, group=sys.argv[2] if len(sys.argv) > 2 else None)
 

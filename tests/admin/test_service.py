@@ -15,6 +15,7 @@ import pytest
 
 from mezite.admin import client
 from mezite.errors import Unreachable
+from tests.system.processes import ask, wait_for
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -147,3 +148,20 @@ def test_a_stranger_is_refused_even_where_the_files_mode_lets_him_in(start: Star
         path.parent.chmod(0o755)
         assert ask() == f"PermissionDenied uid:12345(12345) may not use this socket; {remedy}"
         process.communicate(timeout=30)
+
+
+def test_who_is_connected_stays_so_when_its_file_is_made_anew(start: Start, tmp_path: Path) -> None:
+    """As by a command that tidies up old files in /run or /tmp."""
+    path = tmp_path / "run" / "admin.sock"
+    process = start(path)
+    assert first_line(process) == "ready"
+    before = client.connect([path], remedy="")
+    path.unlink()
+    path.parent.rmdir()
+    wait_for(lambda: ask(path, "who"), "socket made anew")
+    after = client.connect([path], remedy="")
+    for asked in (before, after):
+        assert asked.call("who").startswith(f"uid:{os.geteuid()}(")
+        asked.close()
+    told, _ = process.communicate(timeout=30)
+    assert told == "left False 0\n"

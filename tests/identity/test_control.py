@@ -12,7 +12,8 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, globalLogPublisher
 
-from mezite.identity.control import LOOK_SECONDS, ControlService
+from mezite.admin.protocol import LOOK_SECONDS
+from mezite.identity.control import ControlService
 from mezite.identity.service import IdentityService
 
 
@@ -63,7 +64,7 @@ def leaves_nothing(reactor: Reactor, service: ControlService, path: Path) -> Non
 
 
 @pytest.mark.parametrize("what", ["control.sock", "."], ids=["the socket", "its directory"])
-def test_one_that_was_removed_is_made_anew(tmp_path: Path, what: str) -> None:
+def test_one_that_was_removed_is_made_anew(tmp_path: Path, what: str, events: list[str]) -> None:
     path = tmp_path / "run" / "control.sock"
     reactor, service = begun(path)
     gone = path.parent / what
@@ -71,6 +72,8 @@ def test_one_that_was_removed_is_made_anew(tmp_path: Path, what: str) -> None:
     reactor.advance(LOOK_SECONDS)
     assert is_listening(path)
     assert len(reactor.readers) == 1
+    reactor.advance(LOOK_SECONDS)
+    assert events == ["admin.listening", "admin.socket_remade"]
     leaves_nothing(reactor, service, path)
 
 
@@ -87,7 +90,7 @@ def test_one_that_could_not_be_had_is_tried_again_and_told_once(tmp_path: Path, 
     leaves_nothing(reactor, service, path)
 
 
-def test_another_ones_socket_in_its_place_is_left_alone(tmp_path: Path) -> None:
+def test_another_ones_socket_in_its_place_is_left_alone(tmp_path: Path, events: list[str]) -> None:
     path = tmp_path / "run" / "control.sock"
     reactor, service = begun(path)
     path.unlink()
@@ -97,6 +100,7 @@ def test_another_ones_socket_in_its_place_is_left_alone(tmp_path: Path) -> None:
         inode = path.stat().st_ino
         for _ in range(2):
             reactor.advance(LOOK_SECONDS)
+        assert events == ["admin.listening", "admin.unavailable"]
         service.stopService()
         assert path.stat().st_ino == inode
     assert reactor.getDelayedCalls() == []
