@@ -101,15 +101,19 @@ def user_certificate(
 
 
 def host_certificate(
-    node_name: str, host_names: Sequence[str], *, serial: int, now: datetime, ttl: timedelta
+    key_id: str, host_names: Sequence[str], *, serial: int, now: datetime, ttl: timedelta
 ) -> CertificateTemplate:
-    """The host certificate of the node *node_name*, good for *host_names* only."""
+    """The host certificate that *key_id* names, good for *host_names* only.
+
+    In small letters, too: ssh looks for what its user has typed in those
+    (sshconnect.c, ``ssh_login``), and the case of principals matters to it.
+    """
     start = int(now.timestamp())
     return CertificateTemplate(
         type=HOST,
         serial=serial,
-        key_id=f"node/{node_name}",
-        principals=tuple(dict.fromkeys((node_name, *host_names))),
+        key_id=key_id,
+        principals=tuple(dict.fromkeys((*host_names, *(name.lower() for name in host_names)))),
         valid_after=start - int(HOST_BACKDATE.total_seconds()),
         valid_before=start + int(ttl.total_seconds()),
     )

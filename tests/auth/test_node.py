@@ -50,3 +50,10 @@ def test_every_host_key_is_certified(auth: Auth) -> None:
         assert certificate.critical_options == ()
         keys.verify(certificate.ca_blob, certificate.signature, certificate.signed_part)
     assert len({parse_certificate(blob).serial for blob in made}) == 3
+
+
+def test_names_are_certified_as_written_and_in_small_letters(auth: Auth) -> None:
+    """A HostKeyAlias is looked for as it is, what somebody types in small letters."""
+    held = auth.write(lambda tx: node_host_keys(tx, None))[:1]
+    (made,) = auth.write(lambda tx: certify_node(auth.context, tx, "WEB-1", ["web-1", "Web-1.example"], held))
+    assert parse_certificate(made).principals == (b"WEB-1", b"web-1", b"Web-1.example", b"web-1.example")

@@ -31,6 +31,19 @@ def test_every_kind_of_host_key_is_certified_and_stays(cluster: Cluster, machine
         assert pin(machine, kind, "yes") == 0
 
 
+@pytest.mark.config(ssh={"host_names": ["LocalHost"]})
+def test_names_in_capital_letters_are_found(machine: MachineProcess) -> None:
+    """ssh looks for them in small ones."""
+    files = machine.destination
+    done = run(
+        ["ssh", "-F", "none", "-p", str(machine.cluster.node_port), "-i", files / "ssh_key",
+         f"-oUserKnownHostsFile={files}/known_hosts", "-oStrictHostKeyChecking=yes", "-oBatchMode=yes",
+         "-oIdentitiesOnly=yes", "deploy@LOCALHOST", "whoami"],
+        machine.env,
+    )
+    assert (done.code, done.out) == (0, "deploy\n"), done
+
+
 def pin(machine: MachineProcess, kind: str, strict: str) -> int:
     """Logs in with known_hosts of this kind alone."""
     files = machine.destination
