@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from mezite.admin import jsonrpc
 from mezite.admin.auth_methods import auth_methods
+from mezite.admin.ca_methods import ca_methods
 from mezite.admin.caller import Caller
 from mezite.admin.status_methods import ServerFacts, status_methods
 from mezite.auth.timekeeping import ClockGuard
@@ -57,7 +58,11 @@ class Admin:
             started_at=auth.now, workers=1, driver="sqlite", database=":memory:",
             refusals=lambda: self.refusals, is_encrypted=lambda: False, not_ready_reason=not_ready_reason,
         )
+        async def reload() -> None:
+            raise AssertionError("an Auth has the authorities that it was made with")
+
         self.methods = auth_methods(auth.context, run)
+        self.methods |= ca_methods(auth.context, run, None, reload)
         self.methods |= status_methods(auth.context, run, self.guard, facts)
 
     def call(self, method: str, caller: Caller = ROOT, **params: Any) -> Any:

@@ -159,6 +159,7 @@ EVENTS = {
     "renew.refused": "a renewal was refused",
     "renew.prove_asked": "somebody presented an old generation and was asked to prove it; one an hour for each instance",
     "leave.refused": "a leave was refused",
+    "host.cert.issued": "an operator had an SSH server's host key signed",
     "lock.created": "a lock was set",
     "lock.deleted": "a lock was taken away",
     "lock.shortened": "a lock ends earlier",

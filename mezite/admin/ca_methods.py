@@ -1,4 +1,4 @@
-"""`ca.rotate` on the operator socket."""
+"""`ca.rotate` and `ca.sign_host` on the operator socket."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mezite.admin.params import Params
 from mezite.admin.records import Object, when
 from mezite.auth.admin import CaType
 from mezite.auth.context import Context, Operator
+from mezite.auth.hosts import sign_host
 from mezite.auth.rotation import DEFAULT_GRACE, Stage, rotate
 
 
@@ -44,4 +45,20 @@ def ca_methods(
             "not_before": None if done.not_before is None else when(done.not_before),
         }
 
-    return {"ca.rotate": ca_rotate}
+    async def ca_sign_host(caller: Caller, values: Mapping[str, Any]) -> Object:
+        params = Params(values, "public_key", "principals", "ttl")
+        public_key, principals = params.text("public_key"), params.texts("principals")
+        ttl, operator = params.duration("ttl"), Operator(caller.uid, caller.name)
+        signed = await run(
+            lambda tx: sign_host(context, tx, operator, public_key, principals, ttl), write=True
+        )
+        return {
+            "certificate": signed.text,
+            "key": signed.key,
+            "ca_key": signed.ca_key,
+            "serial": signed.serial,
+            "principals": list(signed.names),
+            "valid_before": when(signed.not_after),
+        }
+
+    return {"ca.rotate": ca_rotate, "ca.sign_host": ca_sign_host}

@@ -122,6 +122,11 @@ def _default_sockets() -> list[str]:
 pass_asking = click.pass_obj
 
 
+def listed(values: tuple[str, ...]) -> list[str]:
+    """What an option names that is given several times or with commas, or both."""
+    return [item.strip() for value in values for item in value.split(",") if item.strip()]
+
+
 def paged(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --limit and --after."""
     command = click.option(

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mezite.cli import output
-from mezite.cli.asking import Asking, Group, paged, pass_asking
+from mezite.cli.asking import Asking, Group, listed, paged, pass_asking
 from mezite.cli.names import names, several_names
 from mezite.cli.output import hint, write_line, write_prose, write_remedy
 from mezite.cli.tables import INSTANCES, TOKENS, of_one_bot, state, unlocking, write_locked, write_token
@@ -30,11 +30,6 @@ def bots() -> None:
     A bot is a name for the roles that its machines get.  A machine becomes an
     instance of the bot with a one-time join token.
     """
-
-
-def _split(values: tuple[str, ...]) -> list[str]:
-    """Options that are given several times or with commas, or both."""
-    return [item.strip() for value in values for item in value.split(",") if item.strip()]
 
 
 @bots.command("add")
@@ -73,14 +68,14 @@ def add(
     answer = asking.call(
         "bots.add",
         name=name,
-        roles=_split(roles),
+        roles=listed(roles),
         token_ttl=token_ttl,
         uses=uses,
         ttl=ttl,
         renewable_for=renewable_for,
         max_lineage_age=max_lineage_age,
         # Given, and empty (of a variable that is not set), it must not mean "anywhere".
-        source_address=_split(source_address) if source_address else None,
+        source_address=listed(source_address) if source_address else None,
     )
     asking.show(answer, _write_added)
 

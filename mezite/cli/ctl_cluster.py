@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
-from mezite.cli.asking import Asking, Command, Group, paged, pass_asking
+from mezite.cli.asking import Asking, Command, Group, listed, paged, pass_asking
 from mezite.cli.output import hint, write_line
+from mezite.cli.program import files
+from mezite.errors import UsageError
+
+_MAX_KEY = 64 * 1024
+_WANTED_KEY = "name the public key of one host, such as /etc/ssh/ssh_host_ed25519_key.pub"
 
 # --- nodes ---------------------------------------------------------------------------------
 
@@ -66,6 +73,52 @@ def _write_keys(answer: Any) -> None:
             write_line(line)
 
 
+@ca.command("sign-host", cls=Command)
+@click.argument("key", shell_complete=files)
+@click.option("--principals", required=True, multiple=True, metavar="NAME[,NAME]",
+              help="Its names and addresses, as users type them.")
+@click.option("--ttl", metavar="DURATION", help="How long it is good; default 30d, at most 366d.")
+@pass_asking
+def sign_host(asking: Asking, key: str, principals: tuple[str, ...], ttl: str | None) -> None:
+    """Sign the host key of an SSH server, so that machines know it: they trust the Host CA.
+
+    KEY is the host's public key file, or - for standard input; the certificate is printed.
+
+    \b
+    ssh root@web-1 cat /etc/ssh/ssh_host_ed25519_key.pub |
+      mezctl ca sign-host --principals=web-1,web-1.example.com - |
+      ssh root@web-1 'cat > /etc/ssh/ssh_host_ed25519_key-cert.pub'
+
+    Then, in its sshd_config: HostCertificate /etc/ssh/ssh_host_ed25519_key-cert.pub
+    """
+    wanted = {"public_key": _public_key(key), "principals": listed(principals), "ttl": ttl}
+    asking.show(asking.call("ca.sign_host", **wanted), _write_signed)
+
+
+def _public_key(file: str) -> str:
+    """The one line of *file*; what may be a private key goes nowhere."""
+    try:
+        if file == "-":
+            text = sys.stdin.buffer.read(_MAX_KEY)
+        else:
+            with Path(file).open("rb") as opened:
+                text = opened.read(_MAX_KEY)
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}; {_WANTED_KEY}") from None
+    named = "standard input" if file == "-" else file
+    if b"PRIVATE KEY" in text:
+        raise UsageError(f"{named} holds a private key, which stays where it is; {_WANTED_KEY}")
+    lines = [line for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
+    if len(lines) != 1:
+        raise UsageError(f"{named} holds {len(lines)} lines; {_WANTED_KEY}")
+    return lines[0]
+
+
+def _write_signed(answer: Any) -> None:
+    write_line(answer["certificate"])
+    hint(f"good for {', '.join(answer['principals'])} until {answer['valid_before']}; sign again before that")
+
+
 @ca.command("rotate", cls=Command)
 @click.option(
     "--type", "kind", type=click.Choice(["user", "host", "server"]), required=True, help="Which authority."
@@ -106,6 +159,8 @@ def _write_rotated(answer: Any) -> None:
     write_line(_DONE[answer["stage"]].format(**answer))
     if answer["type"] == "user" and answer["stage"] != "switch":
         hint("for each stock sshd: mezctl ca export --type=user > its TrustedUserCAKeys file")
+    if answer["type"] == "host" and answer["stage"] == "switch":
+        hint("for each stock sshd that has a certificate: mezctl ca sign-host once more")
     if answer["type"] == "server" and answer["stage"] == "switch":
         hint("join tokens made before prove the old one: make new ones (mezctl bots rotate-token)")
     if answer["next_stage"]:

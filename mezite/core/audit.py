@@ -45,6 +45,7 @@ class EventType(Enum):
     RENEW_REFUSED = "renew.refused", "M1503"
     PROVE_ASKED = "renew.prove_asked", "M1504"
     LEAVE_REFUSED = "leave.refused", "M1505"
+    HOST_CERT_ISSUED = "host.cert.issued", "M1506"
     LOCK_CREATED = "lock.created", "M1600"
     LOCK_DELETED = "lock.deleted", "M1601"
     LOCK_SHORTENED = "lock.shortened", "M1602"

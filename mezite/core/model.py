@@ -36,6 +36,7 @@ MAX_PRINCIPALS = 256
 """OpenSSH reads no more principals from one certificate (sshkey.c, SSHKEY_CERT_MAX_PRINCIPALS)."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_HOST_NAME = re.compile(r"(?!.{254})[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
 _LOGIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,254}\$?")
 
 
@@ -59,6 +60,25 @@ def check_login(text: object, path: str = "") -> str:
             path,
         )
     return text
+
+
+def check_host_name(text: object, path: str = "") -> str:
+    """*text* as a host's name or IP address, as its users type it: exact and without wildcards."""
+    if isinstance(text, str) and (("%" not in text and _is_address(text)) or _HOST_NAME.fullmatch(text)):
+        return text
+    raise InvalidInput(
+        f"{shown(text)} is no host name or address; name each as users type it, without wildcards, port "
+        "or trailing dot",
+        path,
+    )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def address_block(text: str) -> str:

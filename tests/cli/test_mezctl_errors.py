@@ -25,6 +25,10 @@ USAGE = [
     (("bots", "ls", "--limit=0"), "invalid value for '--limit': .*; see mezctl bots ls --help (usage)"),
     (("bots", "ls", "--format=xml"), "invalid value for '--format': .*; see mezctl bots ls --help (usage)"),
     (("ca", "export", "--type=x"), "invalid value for '--type': .*; see mezctl ca export --help (usage)"),
+    (("ca", "sign-host", "-"), "missing option '--principals'; see mezctl ca sign-host --help (usage)"),
+    (("ca", "sign-host", "--principals=web-1", "/nowhere.pub"),
+     "/nowhere.pub: No such file or directory; name the public key of one host, such as .* (usage)"),
+    (("ca", "sign-host", "--principals=web-1", "-"), "standard input holds 0 lines; name .* (usage)"),
     (("locks", "add"), "name one thing to lock: --bot, --instance, --role, --login or --node (usage)"),
     (("locks", "add", "--bot=a", "--role=b"), "name one thing to lock: .* (usage)"),
     (("bots", "add", "--name=a b", "--roles=ci-deployer"), "name: 'a b' is not a name; .* (invalid)"),
@@ -237,7 +241,7 @@ ANSWERED = [
 def test_a_server_of_another_version_is_told(tmp_path: Path, terminal: Terminal, answer: Any) -> None:
     """It answers what we do not know: one line that says so, and that names its socket."""
     methods = dict.fromkeys(
-        [*terminal.admin.methods, "ca.rotate", "backup", "restore"], lambda caller, values: answered()
+        [*terminal.admin.methods, "backup", "restore"], lambda caller, values: answered()
     )
 
     async def answered() -> Any:

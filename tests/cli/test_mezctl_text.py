@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 from msgspec.structs import force_setattr, replace
 
+from mezite.certs import keys
 from mezite.config import daemon
 from mezite.core.model import LockKind, Node
 from mezite.core.request import TokenText
@@ -269,6 +271,40 @@ def test_ca_export_prints_what_goes_into_the_file(terminal: Terminal) -> None:
     assert re.fullmatch(r"ssh-ed25519 \S+ Mezite User CA of example\n", user)
     assert re.fullmatch(r"@cert-authority \* ssh-ed25519 \S+ Mezite Host CA of example\n", host)
     assert re.fullmatch(r"-----BEGIN CERTIFICATE-----\n[\s\S]+\n-----END CERTIFICATE-----\n", server)
+
+
+HOST_KEY = keys.public_line(keys.public_blob(keys.generate_ca_key()), "root@web-1")
+
+
+def test_sign_host_prints_what_goes_into_the_file(terminal: Terminal, tmp_path: Path) -> None:
+    """Its one line, as programs take it; the rest is for the person."""
+    file = tmp_path / "host.pub"
+    file.write_text(f"\n{HOST_KEY}\n")
+    for source, stdin in ((str(file), None), ("-", HOST_KEY)):
+        words = ("ca", "sign-host", "--principals=web-1, 10.0.0.5", "--principals=Web-2", "--ttl=7d", source)
+        done = terminal.type(*words, stdin=stdin)
+        assert done.exit_code == 0, done.output
+        assert re.fullmatch(r"ssh-ed25519-cert-v01@openssh\.com \S+ web-1\n", done.stdout)
+        assert done.stderr == (
+            "good for web-1, 10.0.0.5, Web-2 until 2026-03-31T14:00:00Z; sign again before that\n"
+        )
+        assert terminal.told("certs", "inspect", "--ca", host_ca(terminal, tmp_path), "-", stdin=done.stdout)
+    told = json.loads(terminal.told("--format=json", *words[:-1], str(file)))
+    assert set(told) == {"certificate", "key", "ca_key", "serial", "principals", "valid_before"}
+
+
+def host_ca(terminal: Terminal, directory: Path) -> str:
+    file = directory / "host_ca"
+    file.write_text(terminal.told("ca", "export", "--type=host"))
+    return str(file)
+
+
+def test_sign_host_sends_no_private_key(terminal: Terminal) -> None:
+    private = keys.private_to_openssh(keys.generate_key()).decode()
+    code, line = terminal.failed("ca", "sign-host", "--principals=web-1", "-", stdin=private)
+    assert (code, line.split(";")[0]) == (
+        2, "mezctl: standard input holds a private key, which stays where it is"
+    )
 
 
 def test_nodes_ls(terminal: Terminal) -> None:
