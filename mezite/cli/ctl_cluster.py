@@ -85,11 +85,9 @@ def sign_host(asking: Asking, key: str, principals: tuple[str, ...], ttl: str | 
     KEY is the host's public key file, or - for standard input; the certificate is printed.
 
     \b
-    ssh root@web-1 cat /etc/ssh/ssh_host_ed25519_key.pub |
-      mezctl ca sign-host --principals=web-1,web-1.example.com - |
-      ssh root@web-1 'cat > /etc/ssh/ssh_host_ed25519_key-cert.pub'
+    mezctl ca sign-host --principals=web-1,web-1.example.com web-1.pub > web-1-cert.pub
 
-    Then, in its sshd_config: HostCertificate /etc/ssh/ssh_host_ed25519_key-cert.pub
+    In the host's sshd_config: HostCertificate and where it lies there.
     """
     wanted = {"public_key": _public_key(key), "principals": listed(principals), "ttl": ttl}
     asking.show(asking.call("ca.sign_host", **wanted), _write_signed)
