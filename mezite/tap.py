@@ -205,7 +205,7 @@ class AuthServer(MultiService):
         config = self._config
         leaf: IssuedLeaf | LeafFiles
         if config.tls_certificate and config.tls_key:
-            leaf = LeafFiles(config.tls_certificate, config.tls_key)
+            leaf = LeafFiles(config.tls_certificate, config.tls_key, core.clock)
         else:
             names = tls_names(config.public_host, config.listen_host, core.context.cluster.name)
             leaf = IssuedLeaf(lambda: core.loaded, names, core.clock, os.urandom)
