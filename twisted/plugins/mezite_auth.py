@@ -16,7 +16,7 @@ class _MeziteAuth:
 
     @property
     def options(self):
-        from mezite.tap import Options
+        from mezite.tap_options import Options
 
         return Options
 
