@@ -14,7 +14,7 @@ import mezite
 from mezite import logs
 from mezite.config.server import STOP_GRACE, ServerConfig
 from mezite.core.audit import plain
-from mezite.errors import MeziteError
+from mezite.errors import MeziteError, UsageError
 from mezite.reloading import ReloadSignal
 from mezite.stopping import StopSignal
 
@@ -46,6 +46,10 @@ class Options(usage.Options):
         if self.parent is not None:
             self.stop.watch()  # twistd runs us
             self.reload.watch()
+            fault = _misplaced(self.parent)
+            if fault is not None:
+                sys.stderr.write(line(UsageError(fault)))
+                raise SystemExit(2)
         path = self["config"]
         try:
             config = ServerConfig.load(Path(path) if path else None, os.environ, os.geteuid())
@@ -59,6 +63,19 @@ class Options(usage.Options):
             path = parent["logfile"] or ("-" if parent["nodaemon"] else "twistd.log")
             logs.configure(config.log_level, config.log_format, path)
             parent["logger"] = "mezite.logs.configured"
+
+
+def _misplaced(twistd: usage.Options) -> str | None:
+    """What is wrong with options of twistd's that take effect when our files have been made."""
+    uid, gid = twistd.get("uid"), twistd.get("gid")
+    if (uid is not None and uid != os.geteuid()) or (gid is not None and gid != os.getegid()):
+        return (
+            "twistd's --uid and --gid come too late: the database and its socket would be root's; start "
+            "twistd as that account (runuser -u ACCOUNT -- twistd …, or User= of systemd)"
+        )
+    if twistd.get("chroot") not in (None, "", "/"):
+        return "twistd's --chroot hides the program from itself; start it in a container, or by systemd"
+    return None
 
 
 def install_asyncio_reactor() -> None:
