@@ -75,9 +75,9 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "mezd = mezite.cli.mezd:main",
-            "mezctl = mezite.cli.mezctl:main",
-            "msh = mezite.cli.msh:main",
+            "mezd = mezite.cli.start:mezd",
+            "mezctl = mezite.cli.start:mezctl",
+            "msh = mezite.cli.start:msh",
         ],
     },
     classifiers=[

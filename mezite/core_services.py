@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from mezite.auth import authorities, restore
 from mezite.auth.context import Context, Transaction
@@ -19,6 +20,7 @@ from mezite.config.server import ServerConfig
 from mezite.core.audit import AuditEvent
 from mezite.core.model import Node
 from mezite.database import open_database
+from mezite.errors import StorageFailure
 from mezite.threads import Doorway, Gathering
 
 _log = Logger()
@@ -52,7 +54,7 @@ class CoreServices:
         self._events: list[AuditEvent] = []
         self._asked = self._answered = 0
         """Numbers of reloads: the last one begun, and the one whose authorities are in use."""
-        self._is_unread = False
+        self._is_unread = self._is_closed = False
         self._again: Any = None
         self.when_reloaded: list[Callable[[], object]] = []
         """Called when other authorities sign or are trusted; a Deferred is waited for."""
@@ -178,16 +180,21 @@ class CoreServices:
         self.doorway.open(self._reactor._asyncioEventloop)
 
     def close(self) -> None:
-        """Writes what waits, and closes the database."""
-        if self._events:
-            self.storage.write(self._take_events())
+        """Writes what waits, and closes the database; what comes later is logged alone."""
+        self._is_closed, events = True, self._events
+        written = self.storage.write(self._take_events()) if events else None
         self.database.close()
+        failed = written.exception() if written is not None else None
+        if failed is not None:
+            self._not_recorded(Failure(failed), events)
 
     def record(self, event: AuditEvent) -> None:
         """Fire and forget: what it tells of has happened, whatever becomes of the row."""
         if self.on_event is not None:
             self.on_event(event)
-
+        if self._is_closed:
+            self._not_recorded(Failure(StorageFailure("the database is closed by now")), [event])
+            return
         self._events.append(event)
         if len(self._events) == 1:
             self._reactor.callLater(GATHER_S, self._write_events)

@@ -7,6 +7,7 @@ asks nobody who he is, and its answers name bots and instances.
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any
 
 from twisted.application.service import Service
@@ -27,6 +28,7 @@ Collect = Callable[[], Any]
 
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 _IDLE_S = 15
+_MAX_BODY = 64 * 1024
 _log = Logger()
 
 
@@ -45,7 +47,8 @@ class DiagnosticsService(Service):
     def privilegedStartService(self) -> None:
         """Raises :class:`Conflict` when the address cannot be had."""
         super().privilegedStartService()
-        site = _Site(_Root(self._not_ready, self._collect), timeout=_IDLE_S)
+        root = _Root(self._not_ready, self._collect)
+        site = _Site(root, requestFactory=_Request, timeout=_IDLE_S, reactor=self._reactor)
         try:
             self._listening = self._reactor.listenTCP(self._port, site, backlog=16, interface=self._host)
         except CannotListenError as error:
@@ -67,6 +70,20 @@ class _Site(Site):
 
     def log(self, request: Any) -> None:
         """A probe every few seconds is no news."""
+
+
+class _Request(Request):
+    """Its body, which nothing here asks for, goes nowhere: Twisted would put it into a file."""
+
+    _body = 0
+
+    def gotLength(self, length: int | None) -> None:
+        self.content = BytesIO()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        before, self._body = self._body, self._body + len(data)
+        if before <= _MAX_BODY < self._body:
+            self.channel.loseConnection()
 
 
 class _Root(Resource):

@@ -1,4 +1,5 @@
-"""SIGTERM, from the first moment on: a server that is told to stop while it starts ends in order, too."""
+"""SIGTERM and Ctrl-C, from the first moment on: a server that is told to stop while it starts
+ends in order, too."""
 
 from __future__ import annotations
 
@@ -27,14 +28,18 @@ class StopSignal:
     def __init__(self, grace: timedelta) -> None:
         self._grace = grace
         self._reactor: Any = None
+        self._number = signal.SIGTERM
         self.came = False
         """Before the reactor ran."""
 
     def watch(self) -> None:
         signal.signal(signal.SIGTERM, self._note)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            # Not where it is ignored, as in the background of a script.
+            signal.signal(signal.SIGINT, self._note)
 
     def _note(self, number: int, frame: object) -> None:
-        self.came = True
+        self.came, self._number = True, signal.Signals(number)
 
     def check(self) -> None:
         """Raises :class:`ToldToStop` when it has come."""
@@ -47,20 +52,24 @@ class StopSignal:
         reactor.callWhenRunning(self._take)
 
     def _take(self) -> None:
-        """Twisted's own handler is replaced: after it, twistd exits by the signal."""
+        """Twisted's own handler is replaced: after it, twistd exits by the signal, as is right for
+        Ctrl-C alone."""
         reactor = self._reactor
         signal.signal(signal.SIGTERM, self._terminated)
+        if signal.getsignal(signal.SIGINT) == self._note:
+            signal.signal(signal.SIGINT, reactor.sigInt)
         if reactor._exitSignal == signal.SIGTERM:
             # It came since the reactor began to run, which Twisted stops by now.
             reactor._exitSignal = None
             self._tell_early()
         elif self.came:
             self._tell_early()
+            if self._number == signal.SIGINT:
+                reactor._exitSignal = self._number
             reactor.stop()
 
-    @staticmethod
-    def _tell_early() -> None:
-        _log.info("told to stop (SIGTERM) while starting", event="server.stopping")
+    def _tell_early(self) -> None:
+        _log.info("told to stop ({name}) while starting", event="server.stopping", name=self._number.name)
 
     def _terminated(self, number: int, frame: object) -> None:
         self._reactor.callFromThread(self.stop)

@@ -6,12 +6,9 @@ here touches the database, a key or gRPC before ``privilegedStartService``.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from msgspec.structs import replace
@@ -19,25 +16,21 @@ from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python import usage
 
-import mezite
 from mezite import logs, supervision
 from mezite.config.server import STOP_GRACE, ServerConfig, SshConfig
-from mezite.core.audit import plain
 from mezite.errors import MeziteError
 from mezite.metering import RequestMeter
 from mezite.reloading import ReloadSignal
 from mezite.stopping import StopSignal, ToldToStop
 from mezite.supervision import ServiceManager
+from mezite.tap_options import Options, line
 
 if TYPE_CHECKING:
     from mezite.core_services import CoreServices
     from mezite.storage.interface import Storage
 
 FOLLOW_CLOCK_S = 2.0
-MAX_LINE = 2000
-"""Characters of an error on standard error."""
 
 _log = Logger()
 
@@ -54,62 +47,6 @@ class Machines(Protocol):
     @property
     def waiting(self) -> int: ...
     def setServiceParent(self, parent: MultiService) -> None: ...
-
-
-class Options(usage.Options):
-    """What ``twistd mezite-auth`` takes; the rest is in the configuration file."""
-
-    synopsis = "[options]"
-    longdesc = (
-        "Mezite's auth server: joins machines, renews their SSH certificates, and locks stolen ones. "
-        "Without --config it reads /etc/mezite/mezite.yaml if there is one, and serves on port 3025."
-    )
-    optParameters = [["config", "c", None, "Configuration file (YAML); see docs/server.md."]]
-
-    def __init__(self) -> None:
-        install_asyncio_reactor()
-        super().__init__()
-        self.stop, self.reload = StopSignal(STOP_GRACE), ReloadSignal()
-
-    def opt_version(self) -> None:
-        """Print Mezite's version and exit."""
-        sys.stdout.write(f"mezite {mezite.__version__}\n")
-        raise SystemExit(0)
-
-    def postOptions(self) -> None:
-        if self.parent is not None:
-            self.stop.watch()  # twistd runs us
-            self.reload.watch()
-        path = self["config"]
-        try:
-            config = ServerConfig.load(Path(path) if path else None, os.environ, os.geteuid())
-        except MeziteError as error:
-            # twistd would print its whole usage above a UsageError.
-            sys.stderr.write(_line(error))
-            raise SystemExit(2) from None
-        self["loaded"] = config
-        parent = self.parent
-        if parent is not None and not parent.get("logger") and not parent.get("syslog"):
-            path = parent["logfile"] or ("-" if parent["nodaemon"] else "twistd.log")
-            logs.configure(config.log_level, config.log_format, path)
-            parent["logger"] = "mezite.logs.configured"
-
-
-def install_asyncio_reactor() -> None:
-    """gRPC's asyncio server and Twisted share one loop, so this reactor or none."""
-    from twisted.internet import asyncioreactor
-
-    if "twisted.internet.reactor" not in sys.modules:
-        loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(loop)
-        asyncioreactor.install(loop)
-    from twisted.internet import reactor
-
-    if not isinstance(reactor, asyncioreactor.AsyncioSelectorReactor):
-        raise usage.UsageError("mezite-auth needs the asyncio reactor: start twistd without --reactor")
-    asyncio.set_event_loop(reactor._asyncioEventloop)
-    # Twisted's timers follow the wall clock: set back by an hour, it would stop them for an hour.
-    reactor.seconds = time.monotonic
 
 
 def makeService(options: Options) -> IService:
@@ -156,7 +93,7 @@ class AuthServer(MultiService):
             self._close_all()
             _log.critical("{error}", event="server.failed", error=error, code=error.code)
             if self._stderr is not None and not logs.is_json_on_output():
-                self._stderr.write(_line(error))
+                self._stderr.write(line(error))
                 self._stderr.flush()
             sys.excepthook = _quiet_excepthook
             raise
@@ -205,7 +142,7 @@ class AuthServer(MultiService):
         config = self._config
         leaf: IssuedLeaf | LeafFiles
         if config.tls_certificate and config.tls_key:
-            leaf = LeafFiles(config.tls_certificate, config.tls_key)
+            leaf = LeafFiles(config.tls_certificate, config.tls_key, core.clock)
         else:
             names = tls_names(config.public_host, config.listen_host, core.context.cluster.name)
             leaf = IssuedLeaf(lambda: core.loaded, names, core.clock, os.urandom)
@@ -385,11 +322,6 @@ class AuthServer(MultiService):
     def _close_all(self) -> None:
         while self._closers:
             self._closers.pop()()
-
-
-def _line(error: MeziteError) -> str:
-    """One, and safe for a terminal: a configuration's keys stand in it."""
-    return f"mezite-auth: {plain(' '.join(str(error).split()), MAX_LINE)}\n"
 
 
 def _quiet_excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:

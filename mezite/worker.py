@@ -70,8 +70,9 @@ def main() -> int:
     from mezite.config.server import STOP_GRACE
     from mezite.errors import MeziteError
     from mezite.stopping import StopSignal
+    from mezite.tap_options import install_asyncio_reactor
 
-    tap.install_asyncio_reactor()
+    install_asyncio_reactor()
     from twisted.internet import reactor as installed
 
     reactor: Any = installed

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 
 from mezite import core_services
 from mezite.auth import authorities
 from mezite.auth.context import Transaction
 from mezite.config.server import ServerConfig
+from mezite.core.audit import AuditEvent, EventType
 from mezite.core_services import RELOAD_AGAIN_S, CoreServices
 from tests.system.processes import wait_for
 
@@ -148,3 +152,42 @@ def test_authorities_that_cannot_be_read_are_read_again(
         return server.trusted == 2
 
     wait_for(is_followed, "two User CAs")
+
+
+def event_told() -> AuditEvent:
+    return AuditEvent(EventType.SESSION_END, datetime(2026, 3, 24, 14, tzinfo=UTC), actor="system",
+                      resource_type="node", resource_name="n")
+
+
+def unwritten(logs: Sequence[Any]) -> list[str]:
+    return [one["why"] for one in logs if one.get("event") == "audit.unwritten"]
+
+
+def test_events_that_wait_when_it_closes_are_written(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    server.core.load()
+    server.core.record(event_told())
+    with capturedLogs() as logs:
+        server.close()
+    assert unwritten(logs) == []
+    again = Server(tmp_path)
+    try:
+        found = again.core.storage.read(lambda tx: tx.list_events(limit=1000)).result(30)
+        assert [one.event.type for one in found].count(EventType.SESSION_END) == 1
+    finally:
+        again.close()
+
+
+def test_events_that_can_no_longer_be_written_are_logged(tmp_path: Path) -> None:
+    """Those of the last write, which fails, and those after it."""
+    server = Server(tmp_path)
+    server.core.load()
+    with contextlib.closing(sqlite3.connect(tmp_path / "mezite.db", isolation_level=None)) as other:
+        other.execute("drop table events")
+    with capturedLogs() as logs:
+        server.core.record(event_told())
+        server.close()
+        server.core.record(event_told())
+    failed, late = unwritten(logs)
+    assert "no such table" in failed
+    assert late == "the database is closed by now"

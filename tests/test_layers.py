@@ -76,12 +76,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
                               "mezite.metrics"),
     "mezite.workers": ("mezite.metering", "mezite.storage.interface"),
     "mezite.worker": ("mezite.config.server", "mezite.logs", "mezite.stopping", "mezite.tap",
-                      "mezite.workers"),
+                      "mezite.tap_options", "mezite.workers"),
+    "mezite.tap_options": ("mezite.config.server", "mezite.core", "mezite.logs", "mezite.reloading",
+                           "mezite.stopping"),
     "mezite.tap": ("mezite.admin", "mezite.auth", "mezite.config", "mezite.core", "mezite.core_services",
                    "mezite.diagnostics", "mezite.internal_node", "mezite.logs",
                    "mezite.metering", "mezite.places", "mezite.reloading", "mezite.rpc",
                    "mezite.server_metrics", "mezite.storage.interface", "mezite.stopping",
-                   "mezite.supervision", "mezite.upkeep", "mezite.workers"),
+                   "mezite.supervision", "mezite.tap_options", "mezite.upkeep", "mezite.workers"),
 }
 
 # Top-level names that a package may never import.

@@ -101,7 +101,7 @@ def _option(param: click.Option, context: click.Context) -> tuple[str, str]:
 
 
 def _server() -> str:
-    from mezite.tap import Options
+    from mezite.tap_options import Options
 
     rows = [
         (f"{code(f'--{name}')}, {code(f'-{short}')}" if short else code(f"--{name}"), cell(f"{about}"))

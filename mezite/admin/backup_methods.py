@@ -13,7 +13,7 @@ from mezite.admin.params import Params
 from mezite.admin.records import Object, when
 from mezite.auth.backup import Contents, contents, note_backup
 from mezite.auth.context import Context, Operator, Transaction
-from mezite.errors import InvalidInput, PermissionDenied
+from mezite.errors import InvalidInput, PermissionDenied, StorageFailure
 
 BACKUPS = "backups"
 """The directory in the data directory where every operator may have copies put."""
@@ -54,11 +54,14 @@ def _target(caller: Caller, text: str, data_dir: Path) -> Path:
     """Where the copy goes.  The server writes it, with its own rights: members of the
     group, who may have fewer, only have it put among the server's own files."""
     target = Path(text)
-    if not target.is_absolute() or target.name in ("", ".."):
+    if not target.is_absolute() or target.name in ("", "..") or "\0" in text:
         raise InvalidInput("expected the absolute path of a file", "path")
     own = data_dir / BACKUPS
     if target.parent == own:
-        own.mkdir(mode=0o700, exist_ok=True)
+        try:
+            own.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StorageFailure(f"{own} cannot be made: {error.strerror}; make it yourself") from error
     elif caller.uid not in (0, os.geteuid()):
         raise PermissionDenied(f"only root and the server's account may have backups put outside of {own}")
     return target

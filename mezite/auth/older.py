@@ -84,12 +84,16 @@ def compare(
     *expected*: database and mark lie in one directory, so that a mark which is gone,
     too, shows a copy; a server that is new to a database of several has none.
     """
+    marked = bool(tx.value(_MARKED))
+    if marked and not expected:
+        # Moved here from a file: from now on other servers may have marks of their own.
+        tx.set_value(_MARKED, b"")
     if mark is None:
-        if expected and tx.value(_MARKED) is not None:
+        if expected and marked:
             note(context, tx, Sign.NO_MARK, clock_is_good=clock_is_good)
     elif mark.events > tx.newest_event():
         note(context, tx, Sign.MARK, mark, clock_is_good=clock_is_good)
-    if expected and tx.value(_MARKED) is None:
+    if expected and not marked:
         tx.set_value(_MARKED, b"1")
 
 

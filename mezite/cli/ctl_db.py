@@ -50,8 +50,10 @@ def migrate(asking: Asking, source: str, target: str, config: str | None, file: 
     except ImportError as error:
         raise UsageError(f"this needs psycopg ({error}): pip install 'mezite[postgres]'") from None
     path = Path(file) if file else found.data_dir / "mezite.db"
-    if not path.exists():
-        raise UsageError(f"{path} does not exist; name the SQLite file with --file, or its data_dir")
+    if not path.is_file():
+        raise UsageError(f"{path} is no file; name the SQLite file with --file, or its data_dir")
+    # A link's own directory is not the one that a server of the database has locked.
+    path = path.resolve()
     lock = LockFile(path.parent / "lock", f"the data directory {path.parent}")
     try:
         moved = move(path, found.database.params)

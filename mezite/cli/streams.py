@@ -24,8 +24,16 @@ def open_all() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
-    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")
+    out = sys.stdout
+    if isinstance(out, TextIOWrapper) and (
+        # The second is Python's own choice for the C locale, where most letters have no bytes to escape from.
+        out.errors == "strict" or (out.errors == "surrogateescape" and not _is_utf8(out))
+    ):
+        out.reconfigure(errors="backslashreplace")
+
+
+def _is_utf8(stream: TextIOWrapper) -> bool:
+    return stream.encoding.lower().replace("-", "") == "utf8"
 
 
 def give_up(stream: TextIO) -> None:

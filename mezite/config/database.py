@@ -7,6 +7,7 @@ from pathlib import Path
 
 from msgspec import field
 
+from mezite.config.files import read_small
 from mezite.config.reading import Section
 from mezite.discreet import Discreet
 
@@ -89,8 +90,7 @@ def _password(section: Section) -> str | None:
     if file is None:
         return text
     try:
-        with Path(file).open("rb") as opened:
-            read = opened.read(MAX_PASSWORD_FILE).decode().rstrip("\r\n")
+        read = read_small(Path(file), MAX_PASSWORD_FILE).decode().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         problem = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise section.fault("password_file", f"{file}: {problem}") from None

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from mezite.config import database, paths
 from mezite.config.database import DatabaseConfig
+from mezite.config.files import read_small
 from mezite.config.limits import limits_from
 from mezite.config.reading import Section, read_yaml, split_address
 from mezite.core.admission import Limits
@@ -28,6 +29,9 @@ _PRUNING = (timedelta(seconds=1), timedelta(days=1))
 STOP_GRACE = timedelta(seconds=5)
 """How long calls in flight may take when the server is told to stop."""
 MAX_WORKERS = 60
+MAX_PASSPHRASE = 1023
+"""Bytes: OpenSSL takes no longer one."""
+MAX_PASSPHRASE_FILE = 4096
 
 _TOP = ("cluster_name", "data_dir", "database", "auth", "ssh", "diag", "audit", "retention", "limits", "log",
         "ca_key_passphrase", "ca_key_passphrase_file")
@@ -224,15 +228,18 @@ def _passphrase(top: Section) -> bytes | None:
     text, file = top.secret("ca_key_passphrase"), top.text("ca_key_passphrase_file")
     if text and file:
         raise top.fault("ca_key_passphrase_file", "set this or ca_key_passphrase, not both")
+    key, read = "ca_key_passphrase", (text or "").encode()
     if file:
+        key = "ca_key_passphrase_file"
         try:
-            read = Path(file).read_bytes().strip()
+            read = read_small(Path(file), MAX_PASSPHRASE_FILE).strip()
         except OSError as error:
-            raise top.fault("ca_key_passphrase_file", f"{file}: {error.strerror}") from None
+            raise top.fault(key, f"{file}: {error.strerror}") from None
         if not read:
-            raise top.fault("ca_key_passphrase_file", f"{file} is empty")
-        return read
-    return text.encode() if text else None
+            raise top.fault(key, f"{file} is empty")
+    if len(read) > MAX_PASSPHRASE:
+        raise top.fault(key, f"the passphrase is longer than {MAX_PASSPHRASE} bytes")
+    return read or None
 
 
 def _ssh(ssh: Section, host_name: str) -> SshConfig | None:

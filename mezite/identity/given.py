@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mezite.identity.remote import Remote
     from mezite.rpc.client import ServerTrust
 
+MAX_CA_FILE = 1024 * 1024
+
 
 def token_for(
     config: DaemonConfig, durable: Durable, read_stdin: Callable[[], str]
@@ -83,7 +85,8 @@ def given_trust(config: DaemonConfig) -> ServerTrust | None:
     if config.ca_file is None:
         return None
     try:
-        return ServerTrust.from_pem(config.ca_file.read_bytes(), str(config.ca_file))
+        with config.ca_file.open("rb") as file:
+            return ServerTrust.from_pem(file.read(MAX_CA_FILE), str(config.ca_file))
     except OSError as error:
         raise UsageError(
             f"{config.called('ca-file')}: {config.ca_file}: {error.strerror}; name a readable file"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from mezite.storage.schema import copy_whole, sync
 from mezite.storage.transaction import SqlTransaction
 
 T = TypeVar("T")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def back_up(source: Path, target: Path, look: Callable[[Transaction], T]) -> T:
@@ -23,15 +25,19 @@ def back_up(source: Path, target: Path, look: Callable[[Transaction], T]) -> T:
     alone, on the disk; and what *look* finds in it.
 
     Others read and write meanwhile.  :class:`Conflict` when *target* is there
-    already, :class:`StorageFailure` when it cannot be written; then nothing of it
-    is left.
+    already, or would be taken for the database's log; :class:`StorageFailure` when
+    it cannot be written.  Then nothing of it is left.
     """
-    if target.exists() or target.is_symlink():
+    if os.path.lexists(target):
         raise Conflict(f"{target} exists already; name another file")
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):  # noqa: PTH112  # a Path's raises where one may not look
         raise StorageFailure(f"{target} cannot be written: there is no directory {target.parent}")
-    partial = target.with_name(f".{target.name}.part")
+    # Of this call alone: two that have one target write to two files, and the first is linked.
+    partial = target.with_name(f".mezite-{os.urandom(8).hex()}.part")
     try:
+        if target.name.startswith(f"{source.name}-") and target.parent.samefile(source.parent):
+            # SQLite takes what stands there for a part of the database: a copy would stop it.
+            raise Conflict(f"{target} is a name of the database's own log; name another file")
         copy_whole(source, partial)
         found = _look(partial, look)
         # Unlike a rename, this never replaces what has come there meanwhile.
@@ -40,10 +46,11 @@ def back_up(source: Path, target: Path, look: Callable[[Transaction], T]) -> T:
     except FileExistsError:
         raise Conflict(f"{target} exists already; name another file") from None
     except OSError as error:
-        raise StorageFailure(f"{target} cannot be written: {error.strerror}; make room or give write access "
-                             "there") from error
+        remedy = "make room" if error.errno in _NO_ROOM else "give write access there, or name another place"
+        raise StorageFailure(f"{target} cannot be written: {error.strerror}; {remedy}") from error
     except sqlite3.Error as error:
-        raise StorageFailure(f"{target} cannot be written: {error}; make room there") from error
+        remedy = "; make room" if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL else ""
+        raise StorageFailure(f"{target} cannot be written: {error}{remedy}") from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

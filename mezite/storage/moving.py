@@ -22,6 +22,7 @@ _REPLACED = ("counters",)
 _OWN = ("schema_migrations",)
 """Each database's own account of how it came to be."""
 _SUMS = 1 << 64
+_CLUSTER = "select value from cluster_values where key = 'cluster_uuid'"
 
 
 class _Tally:
@@ -75,7 +76,7 @@ def _copied(source: sqlite3.Connection, target: psycopg.Connection[Any], name: s
             target.execute(f"set local {setting} = 0")
         for lock in (postgres_schema.UPGRADE_LOCK, postgres_schema.WRITE_LOCK):
             target.execute("select pg_advisory_xact_lock(%s)", (lock,))
-        _require_empty(target, [table for table in tables if table not in _REPLACED], name)
+        _require_empty(source, target, [table for table in tables if table not in _REPLACED], name)
         for table in tables:
             moved[table] = _move_table(source, target, table, name)
         target.execute(
@@ -106,11 +107,18 @@ def _in_order(source: sqlite3.Connection) -> list[str]:
     return order
 
 
-def _require_empty(target: psycopg.Connection[Any], tables: Sequence[str], name: str) -> None:
+def _require_empty(
+    source: sqlite3.Connection, target: psycopg.Connection[Any], tables: Sequence[str], name: str
+) -> None:
     for table in tables:
         query = names.SQL("select 1 from {} limit 1").format(names.Identifier(table))
-        if target.execute(query).fetchone() is not None:
-            raise Conflict(f"{name} is not empty (table {table}); move into a database of its own")
+        if target.execute(query).fetchone() is None:
+            continue
+        cluster = target.execute(_CLUSTER).fetchone()
+        if cluster is not None and cluster == source.execute(_CLUSTER).fetchone():
+            raise Conflict(f"{name} holds this cluster already: a move has ended before. Put the SQLite file "
+                           "away, and start the server on the new database")
+        raise Conflict(f"{name} is not empty (table {table}); move into a database of its own")
 
 
 def _move_table(

@@ -12,8 +12,11 @@ from mezite.storage import rows, sql
 from mezite.storage.postgres_link import Broken, Clash, Link, Unknown
 from mezite.storage.transaction import COUNTED, Serials, SqlTransaction, Statements
 
-_RAISE_EVENTS = """select setval(pg_get_serial_sequence('events', 'id'),
-greatest(?, (select coalesce(max(id), 1) from events)))"""
+_RAISE_EVENTS = """select setval(number, least) from (
+select pg_get_serial_sequence('events', 'id') as number,
+greatest(?, (select coalesce(max(id), 1) from events)) as least) as asked
+where coalesce(pg_sequence_last_value(number::regclass), 0) < least"""
+"""Never lowered: what others have drawn, and have yet to commit, is theirs."""
 _ADD_EVENT = f"{sql.ADD_EVENT} returning id"
 _RESERVE = f"{sql.RESERVE_SERIALS} returning next"
 _TRIES = 8

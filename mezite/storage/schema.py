@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import resources
@@ -22,6 +23,8 @@ from mezite.storage import sql
 
 APPLICATION_ID = 0x4D657A74
 """``Mezt``, in the header of every SQLite file of ours (see file(1))."""
+COPY_WAIT_S = 20.0
+"""So long a copy waits for a database that is locked: less than ``mezctl`` waits for an answer."""
 
 
 class Migration(Struct, frozen=True):
@@ -151,16 +154,24 @@ def _back_up(path: Path, schema_version: int) -> None:
         ) from error
 
 
-def copy_whole(path: Path, copy: Path) -> None:
+def copy_whole(path: Path, copy: Path, wait_s: float = COPY_WAIT_S) -> None:
     """*copy*, made anew and 0600, holds what is committed in the database *path* now, and is
-    on the disk.  Raises ``OSError`` and ``sqlite3.Error``."""
+    on the disk.  Raises ``OSError`` and ``sqlite3.Error``, the latter also where somebody
+    keeps the database locked for *wait_s* seconds."""
+    deadline = time.monotonic() + wait_s
+
+    def step(status: int, remaining: int, total: int) -> None:
+        # Python's backup would try again for ever.
+        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > deadline:
+            raise sqlite3.OperationalError(f"another program keeps {path} locked")
+
     copy.unlink(missing_ok=True)
     os.close(os.open(copy, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    source = sqlite3.connect(path)
+    source = sqlite3.connect(path, timeout=0)
     target = sqlite3.connect(copy, isolation_level=None)
     try:
         # In one step, on one snapshot: in several, each commit meanwhile would begin it anew.
-        source.backup(target)
+        source.backup(target, progress=step)
         # One file alone, with no log beside it.
         target.execute("pragma journal_mode = delete")
     finally:

@@ -9,7 +9,7 @@ import pytest
 
 from mezite.admin.backup_methods import _target
 from mezite.admin.caller import Caller
-from mezite.errors import InvalidInput, PermissionDenied
+from mezite.errors import InvalidInput, PermissionDenied, StorageFailure
 
 MEMBER = Caller(uid=65533, gid=65533, pid=1, name="member")
 OWNER = Caller(uid=os.geteuid(), gid=0, pid=1, name="owner")
@@ -26,7 +26,13 @@ def test_members_of_the_group_have_backups_put_among_the_servers_files_only(tmp_
             _target(MEMBER, path, tmp_path)
 
 
-@pytest.mark.parametrize("path", ["relative", "/", "/srv/.."])
+def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "backups").write_text("mine")
+    with pytest.raises(StorageFailure, match="cannot be made: File exists"):
+        _target(MEMBER, str(tmp_path / "backups" / "one"), tmp_path)
+
+
+@pytest.mark.parametrize("path", ["relative", "/", "/srv/..", "/srv/a\0b"])
 def test_a_backup_needs_the_name_of_a_file(path: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="absolute path of a file"):
         _target(OWNER, path, tmp_path)

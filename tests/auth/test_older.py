@@ -40,6 +40,20 @@ def test_a_database_at_its_mark_or_beyond_is_no_copy(auth: Auth) -> None:
     assert auth.events("database.older") == []
 
 
+def test_what_was_moved_from_a_file_is_numbered_above_the_marks_of_other_servers(auth: Auth) -> None:
+    """With a mark beside it, as in a file, an older copy goes on right above that mark; where several
+    servers have marks, far above, so that theirs hold, too."""
+    begin_with(auth, HighWater(newest(auth), 1))
+    begin_with(auth, HighWater(newest(auth) + 5, 1))
+    seen = newest(auth)
+    assert seen < 100
+    moved = auth.write(
+        lambda tx: begin(auth.context, tx, auth.now, clock_is_good=True, mark=HighWater(seen + 5, 1))
+    )
+    assert moved is not None
+    assert newest(auth) > seen + (1 << 20)
+
+
 def test_one_behind_its_mark_takes_no_joins_until_a_restore_is_declared(auth: Auth, machine: Machine) -> None:
     """And renews machines meanwhile, with serials that were never issued."""
     bot = auth.add_bot("other")

@@ -72,18 +72,29 @@ def test_no_file_of_ours_gets_the_number_of_a_closed_stream(tmp_path: Path) -> N
     assert (tmp_path / "told").read_text() == "True [True, True, True] ''\n"
 
 
-def test_what_the_terminals_encoding_does_not_know_is_escaped(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("environ", "encoding", "shown"),
+    [
+        ({"PYTHONIOENCODING": "latin-1"}, "latin-1", "Grüße \\u2192 für\n"),
+        ({"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, "ascii",
+         "Gr\\xfc\\xdfe \\u2192 f\\xfcr\n"),
+        ({"LC_ALL": "C"}, "utf-8", "Grüße → für\n"),
+    ],
+)
+def test_what_the_terminals_encoding_does_not_know_is_escaped(
+    environ: dict[str, str], encoding: str, shown: str
+) -> None:
     """Roles are described in any language; one of them must not keep the others from being listed."""
     code = (
         "import click; from mezite.cli import output; from mezite.cli.program import Program\n"
         "@click.group(cls=Program, name='x')\ndef main(): ...\n"
-        "@main.command()\ndef show(): output.write_line('Grüße → für')\nmain()"
+        "@main.command()\ndef show(): output.write_line('Gr\\xfc\\xdfe \\u2192 f\\xfcr')\nmain()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "show"], cwd=ROOT, capture_output=True, check=False,
-        env={"PATH": os.environ["PATH"], "PYTHONIOENCODING": "latin-1"},
+        env={"PATH": os.environ["PATH"], **environ},
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "Grüße \\u2192 für\n".encode("latin-1"), b"")
+    assert (done.returncode, done.stdout, done.stderr) == (0, shown.encode(encoding), b"")
 
 
 @pytest.mark.parametrize(

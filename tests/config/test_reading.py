@@ -85,6 +85,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("ssh: {lables: {}}", "ssh.lables: unknown key; did you mean labels?"),
         ("ca_key_passphrase: x\nca_key_passphrase_file: y", "ca_key_passphrase_file: set this or"),
         ("ca_key_passphrase_file: /nonexistent", "ca_key_passphrase_file: /nonexistent: No such file"),
+        ("ca_key_passphrase_file: /", "ca_key_passphrase_file: /: Is a directory"),
+        ("ca_key_passphrase_file: /dev/null", "ca_key_passphrase_file: /dev/null is empty"),
+        ("ca_key_passphrase_file: /dev/zero", "ca_key_passphrase_file: /dev/zero: it holds more than 4096 b"),
+        (f"ca_key_passphrase: {'x' * 1024}", "ca_key_passphrase: the passphrase is longer than 1023 bytes"),
+        ("database: {driver: postgres, password_file: /dev/zero}",
+         "database.password_file: /dev/zero: it holds more than 4096 bytes"),
     ],
 )
 def test_a_fault_in_the_servers_configuration_names_the_key_and_the_way_out(text: str, fault: str) -> None:

@@ -84,6 +84,17 @@ def test_a_target_with_anything_in_it_is_refused(tmp_path: Path, params: dict[st
     target.close()
 
 
+def test_a_move_that_had_ended_is_told_from_a_foreign_target(tmp_path: Path, params: dict[str, str]) -> None:
+    """The program was killed after the commit, before it put the file away."""
+    path = tmp_path / "mezite.db"
+    auth = Auth(SqliteStorage(path))
+    auth.close()
+    move(path, params)
+    with pytest.raises(Conflict, match="holds this cluster already"):
+        move(path, params)
+    assert path.exists()
+
+
 def test_what_does_not_fit_moves_nothing(tmp_path: Path, params: dict[str, str]) -> None:
     """PostgreSQL's texts hold no NUL: told in one line, and the target is as empty as before."""
     path = tmp_path / "mezite.db"

@@ -21,7 +21,7 @@ from mezite.errors import StorageFailure
 from mezite.storage.interface import Storage, Transaction
 from mezite.storage.sql import ADD_INSTANCE
 from tests.harness import Auth, Machine
-from tests.storage.making import make_bot, make_instance, make_lock, read, write
+from tests.storage.making import make_bot, make_event, make_instance, make_lock, read, write
 from tests.system.processes import wait_for
 
 psycopg = pytest.importorskip("psycopg", reason="needs psycopg (pip install 'mezite[postgres]')")
@@ -74,6 +74,19 @@ def sever(server: Postgres, query: str = "%", state: str = "%") -> int:
             "select count(pg_terminate_backend(pid)) from pg_stat_activity "
             "where datname = 'mezite' and query like %s and state like %s", (query, state)
         ).fetchone()[0]
+
+
+def test_numbers_of_events_that_others_have_drawn_are_not_given_again(
+    server: Postgres, storage: Storage
+) -> None:
+    """Where a mark asks for fewer: those who drew them have yet to commit."""
+    write(storage, lambda tx: tx.add_event(make_event()))
+    with server.superuser("mezite") as connection:
+        drawn = connection.execute(
+            "select nextval(pg_get_serial_sequence('events', 'id')) from generate_series(1, 9)"
+        ).fetchall()[-1][0]
+    write(storage, lambda tx: tx.add_event(make_event(), above=drawn - 4))
+    assert read(storage, lambda tx: tx.newest_event()) == drawn + 1
 
 
 # --- clashes --------------------------------------------------------------------------------

@@ -220,6 +220,19 @@ def test_daemonized_it_serves_and_ends_without_a_trace(stopped: Cluster) -> None
     assert "Traceback" not in (root / "one.log").read_text()
 
 
+def test_options_of_twistd_that_come_too_late_are_refused(stopped: Cluster) -> None:
+    """It would make everything as root, change its account, and could do nothing then."""
+
+    def started(*options: str) -> Finished:
+        words = [BIN / "twistd", *options, "-n", "--pidfile=", "mezite-auth", "--config", stopped.config]
+        return run(words, stopped.env)
+
+    ends(started("--uid=65534", "--gid=65534"), 2, "--uid and --gid come too late", "start twistd as that")
+    ends(started("--euid", "--gid=65534"), 2, "--uid and --gid come too late")
+    ends(started(f"--chroot={stopped.root}"), 2, "--chroot")
+    assert not stopped.data.exists()
+
+
 def test_without_a_configuration_and_without_rights_it_works(tmp_path: Path) -> None:
     needs_nobody()
     if Path("/etc/mezite/mezite.yaml").exists() or _is_taken(3025):

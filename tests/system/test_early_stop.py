@@ -85,6 +85,20 @@ def test_a_stop_while_it_starts_is_in_order(tmp_path: Path, count: int, when: st
         start.cluster.close()
 
 
+@pytest.mark.parametrize("moment", [MOMENTS[0][2], _exists("lock"), _exists("mezite.db")])
+def test_ctrl_c_while_it_starts_is_in_order(tmp_path: Path, moment: Moment) -> None:
+    """As for one that serves: it ends by that signal, for the shell to see."""
+    start = Start(tmp_path / "site", 1)
+    try:
+        start.wait_for(moment)
+        assert start.server.stop(signal.SIGINT) == -signal.SIGINT
+        assert "Traceback" not in start.server.text()
+        assert "Server Shut Down" in start.server.text()
+        start.assert_nothing_is_left()
+    finally:
+        start.cluster.close()
+
+
 def test_before_it_knows_that_it_is_a_server_it_has_made_nothing(tmp_path: Path) -> None:
     """Python and twistd load for some tenths of a second: the signal ends them."""
     start = Start(tmp_path / "site", 1)

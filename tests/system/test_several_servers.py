@@ -151,7 +151,7 @@ def test_a_database_that_cannot_be_had_is_one_line_and_exit_code_1(
 
 
 def test_the_fleet_goes_on_after_the_move_from_sqlite(tmp_path: Path, database: dict[str, Any]) -> None:
-    """`mezctl db migrate`: refused while the server runs and on a database that is not empty; then
+    """`mezctl db migrate`: refused while the server runs, by whatever name, and when it was done before;
     the same machines renew, and the old file starts no server."""
     root = tmp_path / "s"
     root.mkdir()
@@ -170,6 +170,11 @@ def test_the_fleet_goes_on_after_the_move_from_sqlite(tmp_path: Path, database: 
         migrate = ["db", "migrate", "--from", "sqlite", "--to", "postgres", "--config", cluster.config]
         refused = cluster.mezctl(*migrate)
         assert (refused.code, "already in use" in refused.err) == (3, True), refused
+        link = cluster.root / "link.db"
+        link.symlink_to(cluster.data / "mezite.db")
+        by_link = cluster.mezctl(*migrate, "--file", link)
+        assert (by_link.code, "already in use" in by_link.err) == (3, True), by_link
+        assert not (cluster.root / "lock").exists()
         assert cluster.server is not None
         cluster.server.stop()
         before = {machine.home.name: generation(machine) for machine in machines}
@@ -180,7 +185,7 @@ def test_the_fleet_goes_on_after_the_move_from_sqlite(tmp_path: Path, database: 
         assert not (cluster.data / "mezite.db").exists()
         (cluster.data / "mezite.db.moved").rename(cluster.data / "copy.db")
         again = cluster.mezctl(*migrate, "--file", cluster.data / "copy.db")
-        assert (again.code, "is not empty" in again.err) == (3, True), again
+        assert (again.code, "holds this cluster already" in again.err) == (3, True), again
         cluster.start()
         for machine in machines:
             goal = before[machine.home.name] + 2

@@ -16,9 +16,9 @@ class _MeziteAuth:
 
     @property
     def options(self):
-        from mezite.tap import Options
+        from mezite.cli.start import load
 
-        return Options
+        return load("mezite.tap_options").Options
 
     @staticmethod
     def makeService(options):
