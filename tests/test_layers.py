@@ -76,7 +76,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
                               "mezite.metrics"),
     "mezite.workers": ("mezite.metering", "mezite.storage.interface"),
     "mezite.worker": ("mezite.config.server", "mezite.logs", "mezite.stopping", "mezite.tap",
-                      "mezite.workers"),
+                      "mezite.storage.interface", "mezite.workers"),
     "mezite.tap": ("mezite.admin", "mezite.auth", "mezite.config", "mezite.core", "mezite.core_services",
                    "mezite.diagnostics", "mezite.internal_node", "mezite.logs",
                    "mezite.metering", "mezite.places", "mezite.reloading", "mezite.rpc",
