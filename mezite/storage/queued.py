@@ -236,7 +236,7 @@ class QueuedStorage:
             batch.run_rest()
             if self._committed is not None and link.writes:
                 ((newest,),) = link.select(sql.NEWEST_EVENT)
-            link.change("commit")
+            link.commit()
             if batch.topics:
                 batch.calls.insert(0, partial(self._notify, frozenset(batch.topics)))
         except BaseException as error:
