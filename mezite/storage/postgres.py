@@ -179,9 +179,12 @@ class PostgresStorage:
             _log.exception("results could not be delivered", extra={"event": "database.results_undelivered"})
             _at_once(calls)
 
-    @property
-    def is_closing(self) -> bool:
-        return self._closed
+    def put_again(self, queue: Queue, job: Queued) -> bool:
+        """Whether *job* is in *queue* again; not behind its end, where nobody would take it."""
+        with self._lock:
+            if not self._closed:
+                queue.put(job)
+            return not self._closed
 
     @property
     def name(self) -> str:

@@ -2,7 +2,8 @@
 
 What fails is one of four things, and only the storage knows what follows:
 
-- :class:`Clash`: another transaction came in between; nothing is done, try again;
+- :class:`Clash`: another transaction came in between, or a statement took too long;
+  nothing is done, try again;
 - :class:`Broken`: the connection is gone, or the server takes no writes any more
   (a primary that became a standby); nothing is done, try again on a new connection;
 - :class:`Away`: no connection can be had; everybody who waits would wait in vain;
@@ -47,7 +48,8 @@ _log = logging.getLogger(__name__)
 
 
 class Clash(StorageFailure):
-    """Serialization failure, deadlock or a lock not had in time: nothing was done."""
+    """Serialization failure, deadlock, a lock not had or a statement not ended in time:
+    nothing was done, and it may be another's fault."""
 
 
 class Broken(StorageFailure):
@@ -268,6 +270,15 @@ class Link:
             told = f"{name}: others write the same ({_cause(error)}); ask again"
             self._failed = self._failed or Clash(told)
             return self._failed
+        if isinstance(error, pg.QueryCanceled):  # by statement_timeout, or by an administrator
+            told = f"{name}: the database takes too long ({_cause(error)}); ask again"
+            self._failed = self._failed or Clash(told)
+            return self._failed
+        if isinstance(error, _UNFIT):
+            way_out = "give the account back the rights of its owner, or restore it with all servers stopped"
+            told = f"{name} cannot be used: {_cause(error)}; {way_out}"
+            self._failed = self._failed or StorageFailure(told)
+            return self._failed
         if isinstance(error, pg.ReadOnlySqlTransaction):
             self._failed = self._failed or Broken(f"{name} takes no writes: {_cause(error)}")
             return self._failed
@@ -285,6 +296,8 @@ _VALUES = (
     psycopg.IntegrityError, psycopg.DataError, psycopg.ProgrammingError, psycopg.InterfaceError,
     psycopg.NotSupportedError,
 )
+_UNFIT = (pg.InsufficientPrivilege, pg.UndefinedTable, pg.UndefinedColumn, pg.InvalidSchemaName)
+"""The database is not the one that was opened; no statement of ours is at fault."""
 _GOING = (
     pg.AdminShutdown, pg.CrashShutdown, pg.CannotConnectNow, pg.IdleInTransactionSessionTimeout,
 )

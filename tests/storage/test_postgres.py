@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from mezite.core.model import LockKind
 from mezite.core.request import Issued
 from mezite.errors import StorageFailure
 from mezite.storage.interface import Storage, Transaction
+from mezite.storage.jobs import Job
 from mezite.storage.sql import ADD_INSTANCE
 from tests.harness import Auth, Machine
 from tests.storage.making import make_bot, make_instance, make_lock, read, write
@@ -28,6 +30,7 @@ psycopg = pytest.importorskip("psycopg", reason="needs psycopg (pip install 'mez
 
 from mezite.storage.postgres import PostgresStorage  # noqa: E402
 from mezite.storage.postgres_link import Unknown  # noqa: E402
+from mezite.storage.postgres_worker import Queued  # noqa: E402
 from tests.postgres import MISSING, PASSWORD, Postgres, binaries  # noqa: E402
 from tests.postgres_faults import PostgresFaults  # noqa: E402
 
@@ -81,6 +84,7 @@ def sever(server: Postgres, query: str = "%", state: str = "%") -> int:
 
 CLASHES = [
     psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected, psycopg.errors.LockNotAvailable,
+    psycopg.errors.QueryCanceled,
 ]
 
 
@@ -104,6 +108,57 @@ def test_clashes_without_end_are_told(storage: Storage, faults: PostgresFaults) 
     assert "others write the same" in str(error)
     faults.heal()
     write(storage, lambda tx: tx.add_bot(make_bot()))
+
+
+def test_a_statement_that_takes_too_long_takes_no_others_with_it(storage: Storage) -> None:
+    """Those that share its transaction are done."""
+    begun, go = threading.Event(), threading.Event()
+
+    def first(tx: Transaction) -> None:
+        begun.set()
+        go.wait(60)
+        tx.set_value("first", b"set")
+
+    def slow(tx: Transaction) -> None:
+        statements = tx._statements  # type: ignore[attr-defined]
+        statements.select("select set_config('statement_timeout', '20', true)")
+        statements.select("select pg_sleep(60)")
+
+    futures = [storage.write(first)]
+    begun.wait(60)
+    futures += [storage.write(slow), storage.write(adding("last"))]
+    go.set()
+    assert [future.exception(60) for future in futures[::2]] == [None, None]
+    assert "takes too long" in str(futures[1].exception(60))
+    assert read(storage, lambda tx: (tx.value("first"), tx.value("last"))) == (b"set", b"set")
+
+
+def test_a_use_case_that_is_to_run_again_is_not_put_behind_the_end(storage: Storage) -> None:
+    """Nobody would take it there, and who waits for it would wait for ever."""
+    queue, job = SimpleQueue[Queued | None](), Queued(Job(adding("a"), is_reading=False))
+    assert isinstance(storage, PostgresStorage)
+    assert storage.put_again(queue, job)
+    assert queue.get() is job
+    storage.close()
+    assert not storage.put_again(queue, job)
+    assert queue.empty()
+
+
+def test_rights_that_were_taken_away_are_told_and_given_back(own_server: Postgres) -> None:
+    """Without a word of the values, which are not at fault."""
+    storage = PostgresStorage(own_server.params)
+    try:
+        write(storage, adding("a"))
+        with own_server.superuser(own_server.params["dbname"]) as connection:
+            connection.execute("revoke all on cluster_values from mezite")
+            error = storage.write(adding("b")).exception(30)
+            assert isinstance(error, StorageFailure)
+            assert "permission denied" in str(error)
+            assert "give the account back the rights" in str(error)
+            connection.execute("grant all on cluster_values to mezite")
+        write(storage, adding("b"))
+    finally:
+        storage.close()
 
 
 def test_use_cases_that_lock_in_opposite_orders_are_all_done(server: Postgres) -> None:
