@@ -26,6 +26,7 @@ from psycopg.pq import TransactionStatus
 
 from mezite.errors import StorageFailure
 from mezite.storage.policy import PolicyCache
+from mezite.storage.postgres_watch import Wires, watched
 from mezite.storage.rows import Row
 
 CONNECT_TIMEOUT_S = 3
@@ -34,6 +35,8 @@ LOCK_TIMEOUT_MS = 800
 """Below PostgreSQL's own ``deadlock_timeout``: whoever waits longer lets go of all
 he holds, and tries again alone."""
 STATEMENT_TIMEOUT_MS = 10_000
+PATIENCE_S = 15.0
+"""How long an answer is waited for: beyond what the server itself allows for any."""
 IDLE_TIMEOUT_MS = 5_000
 """A transaction that nobody goes on with is ended by the server, and its locks with it."""
 
@@ -82,7 +85,9 @@ class Server:
         connection_class: type[psycopg.Connection[Any]] = psycopg.Connection,
     ) -> None:
         self._params = dict(params)
-        self._class = connection_class
+        self.wires = Wires()
+        """Of the connections made here."""
+        self._class = watched(connection_class, self.wires)
         self.name = described(params)
 
     def connect(self) -> psycopg.Connection[Any]:
@@ -93,12 +98,13 @@ class Server:
         except (psycopg.Error, UnicodeError) as error:
             raise Away(f"{self.name} cannot be reached: {_cause(error)}") from None
         try:
+            connection.watch()
             connection.execute(_SESSION)
             found = connection.execute("show synchronous_commit").fetchone()
             if found is not None and found[0] not in _CAREFUL:
                 # A commit that is told and then lost lets an old certificate renew.
                 connection.execute("set synchronous_commit = on")
-        except psycopg.Error as error:
+        except (psycopg.Error, OSError) as error:
             connection.close()
             raise Away(f"{self.name} cannot be used: {_cause(error)}") from None
         return connection

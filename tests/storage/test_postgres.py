@@ -510,6 +510,49 @@ def test_a_server_that_takes_no_writes_is_left_until_it_does(own_server: Postgre
         storage.close()
 
 
+def backends(server: Postgres) -> list[int]:
+    with server.superuser() as connection:
+        return [pid for (pid,) in connection.execute(
+            "select pid from pg_stat_activity where datname = 'mezite'"
+        )]
+
+
+def test_backends_that_stand_still_are_left_for_others(own_server: Postgres) -> None:
+    """What waits for them is done on new connections, where there is time left."""
+    storage = PostgresStorage(own_server.params, patience_s=1)
+    stopped: list[int] = []
+    try:
+        write(storage, adding("a"))
+        read(storage, lambda tx: tx.value("a"))
+        stopped += backends(own_server)
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        write(storage, adding("b"))
+        assert read(storage, lambda tx: tx.value("b")) == b"set"
+    finally:
+        storage.close()
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_a_server_that_stands_still_as_a_whole_holds_up_no_stop(own_server: Postgres) -> None:
+    storage = PostgresStorage(own_server.params, patience_s=1)
+    write(storage, adding("a"))
+    stopped = [*backends(own_server), own_server.pid]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        waiting = storage.write(adding("b"))
+        closing = threading.Thread(target=storage.close, daemon=True)
+        closing.start()
+        assert isinstance(waiting.exception(60), StorageFailure)
+        closing.join(60)
+        assert not closing.is_alive()
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+
+
 def test_many_instances_are_told_of_by_estimate(server: Postgres, storage: Storage) -> None:
     """Near enough, and at once; few of them are counted."""
     write(storage, lambda tx: (tx.add_bot(make_bot()), tx.add_instance(make_instance())))
