@@ -214,7 +214,7 @@ class AuthServer(MultiService):
         methods |= ca_methods(core.context, core.run, config.ca_key_passphrase, core.reload_authorities)
         methods |= backup_methods(core.context, core.run, core.database.back_up, config.data_dir)
         SocketService(
-            self._reactor, config.admin_socket, methods, group=config.admin_group
+            self._reactor, config.admin_socket, methods, group=config.admin_group, data_dir=config.data_dir
         ).setServiceParent(self)
         if config.ssh is not None:
             self._compose_node(config.ssh, core)

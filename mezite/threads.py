@@ -14,7 +14,8 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import txaio.aio
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
 
 T = TypeVar("T")
 
@@ -83,8 +84,13 @@ class Doorway:
         self._loop.call_soon(call)
 
     def deferred(self, future: Future[T]) -> Deferred[T]:
-        """The same for Twisted code."""
-        return Deferred.fromFuture(self.awaitable(future))
+        """The same for Twisted code, whose cancelling it knows, as by a timeout."""
+        return Deferred.fromFuture(self.awaitable(future)).addErrback(_cancelled_for_twisted)
+
+
+def _cancelled_for_twisted(failure: Failure) -> Failure:
+    """asyncio's CancelledError is none to Twisted, whose timeouts would pass it on."""
+    return Failure(CancelledError()) if failure.check(asyncio.CancelledError) else failure
 
 
 Prepare = Callable[[], Callable[[Any], Any]]

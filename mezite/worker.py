@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -11,29 +10,65 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mezite.storage.interface import SHARED_TOPICS
 from mezite.workers import REPORTS, read_configuration
 
 REPORT_EVERY_S = 1.0
 
 
 class Reports:
-    """Tells the head what has changed, as one JSON line; never waits for it."""
+    """Tells the head what has changed and what was counted, one JSON object a line on *descriptor*.
 
-    def __init__(self, facts: Callable[[], Mapping[str, object]]) -> None:
+    Never waits for the head, which may be stopped or slow: what does not fit into the pipe is
+    told when there is room, topics once however often they have changed, and of the facts the last.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, descriptor: int, facts: Callable[[], Mapping[str, object]]
+    ) -> None:
+        os.set_blocking(descriptor, False)
+        self._loop = loop
+        self._descriptor = descriptor
         self._facts = facts
-        self._told = ""
+        self._topics: frozenset[str] = frozenset()
+        self._line = self._told = b""
+        self._rest = b""
+        """Of a line that the head has the beginning of."""
 
     def changed(self, topics: frozenset[str]) -> None:
         """At once: the node of the head, and the other workers, wait for it."""
-        with contextlib.suppress(OSError):
-            os.write(REPORTS, json.dumps({"topics": sorted(topics)}).encode() + b"\n")
+        # Not of instances, of which nobody keeps anything: that is each renewal.
+        if not topics.isdisjoint(SHARED_TOPICS):
+            self._topics |= topics & SHARED_TOPICS
+            self._write()
 
     def tell(self) -> None:
-        line = json.dumps(self._facts()) + "\n"
-        if line != self._told:
-            with contextlib.suppress(OSError):
-                os.write(REPORTS, line.encode())
-                self._told = line
+        self._line = _line(self._facts())
+        self._write()
+
+    def _write(self) -> None:
+        """As much as the pipe takes is written; the rest when it takes more."""
+        try:
+            while self._rest or self._next():
+                self._rest = self._rest[os.write(self._descriptor, self._rest):]
+        except BlockingIOError:
+            self._loop.add_writer(self._descriptor, self._write)
+            return
+        except OSError:
+            self._rest = b""  # the head is gone, which standard input tells
+        self._loop.remove_writer(self._descriptor)
+
+    def _next(self) -> bool:
+        """Whether there is a line to be told: it is what is left then."""
+        if self._topics:
+            self._rest, self._topics = _line({"topics": sorted(self._topics)}), frozenset()
+        elif self._line != self._told:
+            self._rest = self._told = self._line
+        return bool(self._rest)
+
+
+def _line(report: Mapping[str, object]) -> bytes:
+    return json.dumps(report).encode() + b"\n"
 
 
 def listen_to_head(
@@ -87,7 +122,7 @@ def main() -> int:
         server.privilegedStartService()
     except MeziteError:
         return 1  # it has been logged
-    reports = Reports(lambda: {
+    reports = Reports(reactor._asyncioEventloop, REPORTS, lambda: {
         "serving": server.is_serving, "waiting": server.waiting, "requests": server.meter.as_json(),
     })
     server.storage.subscribe(reports.changed)

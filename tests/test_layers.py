@@ -76,7 +76,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
                               "mezite.metrics"),
     "mezite.workers": ("mezite.metering", "mezite.storage.interface"),
     "mezite.worker": ("mezite.config.server", "mezite.logs", "mezite.stopping", "mezite.tap",
-                      "mezite.tap_options", "mezite.workers"),
+                      "mezite.storage.interface", "mezite.tap_options", "mezite.workers"),
     "mezite.tap_options": ("mezite.config.server", "mezite.core", "mezite.logs", "mezite.reloading",
                            "mezite.stopping"),
     "mezite.tap": ("mezite.admin", "mezite.auth", "mezite.config", "mezite.core", "mezite.core_services",

@@ -9,6 +9,8 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import pytest
+from twisted.internet import defer
+from twisted.internet.task import Clock
 
 from mezite.threads import MOST_TOGETHER, Doorway, Gathering
 
@@ -76,6 +78,26 @@ def test_a_waiter_that_was_cancelled_costs_nobody_anything() -> None:
         return await here
 
     assert asyncio.run(scenario()) == 1
+
+
+def test_a_timeout_of_twisted_is_one_and_leaves_the_use_case_as_it_is() -> None:
+    """Whoever gives up waiting is told of the timeout, and of nothing else."""
+
+    async def scenario() -> tuple[object, int]:
+        loop = asyncio.get_running_loop()
+        doorway, clock = Doorway(), Clock()
+        doorway.open(loop)
+        future = Future[int]()
+        gone = doorway.deferred(future)
+        gone.addTimeout(2, clock)
+        ended = gone.asFuture(loop)
+        clock.advance(3)
+        with pytest.raises(defer.TimeoutError) as told:
+            await ended
+        future.set_result(1)
+        return told.type, await doorway.deferred(future).asFuture(loop)
+
+    assert asyncio.run(scenario()) == (defer.TimeoutError, 1)
 
 
 class Submitted:

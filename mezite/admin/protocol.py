@@ -38,7 +38,9 @@ class SocketService(Service):
     does not exist raises :class:`~mezite.errors.UsageError` there, too.
 
     Where the socket's file is removed, as whoever tidies up old files may do, it
-    is made anew; what others have put in its place is left alone.
+    is made anew, and its directory, unless that is *data_dir*, of which an empty one
+    would stand in the way of the one that is put back; what others have put in its
+    place is left alone.
     """
 
     _log = Logger()
@@ -52,6 +54,7 @@ class SocketService(Service):
         group: str | None = None,
         idle_seconds: float = IDLE_SECONDS,
         max_connections: int = MAX_CONNECTIONS,
+        data_dir: Path | None = None,
     ) -> None:
         self._reactor = reactor
         self._path = path
@@ -59,6 +62,7 @@ class SocketService(Service):
         self._group = group
         self._idle_seconds = idle_seconds
         self._max_connections = max_connections
+        self._is_in_data_dir = path.parent == data_dir
         self._group_id: int | None = None
         self._file: socketfile.SocketFile | None = None
         self._listener: Listener | None = None
@@ -104,7 +108,9 @@ class SocketService(Service):
             return
         try:
             # Before the old one is closed: as long as it is open nobody else's has its inode.
-            file = socketfile.listen(self._path, self._group_id)
+            file = socketfile.listen(
+                self._path, self._group_id, makes_directory=not self._is_in_data_dir
+            )
         except MeziteError as error:
             self._out_of_order(error)
             return

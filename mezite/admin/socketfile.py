@@ -44,11 +44,12 @@ class SocketFile(Struct):
             self.socket.close()
 
 
-def listen(path: Path, group_id: int | None = None) -> SocketFile:
+def listen(path: Path, group_id: int | None = None, *, makes_directory: bool = True) -> SocketFile:
     """A listening, non-blocking socket at *path*: mode 0600, or 0660 and the group's.
 
-    Its directory is made if missing (0700, or 0750 and the group's); one that
-    others may write to is refused, as they could put their own socket there.
+    Its directory is made if missing (0700, or 0750 and the group's), unless
+    *makes_directory* is false; one that others may write to is refused, as they
+    could put their own socket there.
     A stale socket is replaced; a live one, and any other file, is a
     :class:`Conflict`.  Raises :class:`UsageError` for a path that cannot be a
     socket's and :class:`StateFailure` where rights are missing.
@@ -60,6 +61,8 @@ def listen(path: Path, group_id: int | None = None) -> SocketFile:
             f"{path}: a socket's path has at most {MAX_PATH} bytes, this one has {size}; choose a shorter one"
         )
     try:
+        if not makes_directory:
+            path.parent.stat()
         _make_directory(path.parent, group_id)
         with _sole(path.parent, path):
             _clear(path)

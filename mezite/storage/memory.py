@@ -9,7 +9,7 @@ from mezite.errors import StorageFailure
 from mezite.storage import schema
 from mezite.storage.interface import Committed, Deliver
 from mezite.storage.queued import QueuedStorage
-from mezite.storage.sqlite_file import failure, set_up
+from mezite.storage.sqlite_file import FileIdentity, failure, set_up
 
 
 class MemorySource:
@@ -40,6 +40,9 @@ class MemorySource:
 
     def connect(self, *, reading: bool) -> sqlite3.Connection:
         raise StorageFailure("a database in memory is gone with its connection; open a new one")
+
+    def files(self) -> tuple[FileIdentity, ...]:
+        return ()
 
 
 class MemoryStorage(QueuedStorage):

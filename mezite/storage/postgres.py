@@ -32,10 +32,11 @@ from mezite.errors import StorageFailure
 from mezite.storage import postgres_schema
 from mezite.storage.interface import Committed, Deliver, Listener, Transaction, Waiter
 from mezite.storage.jobs import Job
-from mezite.storage.postgres_link import Link, Server
+from mezite.storage.postgres_link import PATIENCE_S, Link, Server
 from mezite.storage.postgres_listener import TOPICS
 from mezite.storage.postgres_listener import Listener as TopicListener
 from mezite.storage.postgres_transaction import PostgresTransaction, SharedSerials
+from mezite.storage.postgres_watch import Watch
 from mezite.storage.postgres_worker import Queue, Queued, Worker
 from mezite.storage.transaction import SqlTransaction
 
@@ -74,6 +75,7 @@ class PostgresStorage:
         committed: Committed | None = None,
         writers: int = WRITERS,
         connection_class: type[psycopg.Connection[Any]] = psycopg.Connection,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self._server = server = Server(params, connection_class)
         self._deliver = _at_once if deliver is None else deliver
@@ -97,6 +99,7 @@ class PostgresStorage:
         for worker in self._workers:
             worker.thread.start()
         self._listening = TopicListener(server, self._id, self._heard)
+        self._watch = Watch(server.wires, patience_s)
 
     def write(self, use_case: Callable[[Transaction], T], *, concurrent: bool = False) -> Future[T]:
         return self._submit(self._concurrent if concurrent else self._alone, use_case)
@@ -129,6 +132,7 @@ class PostgresStorage:
         self._listening.close()
         if all(worker.thread is not current for worker in self._workers):
             self._serials.close()
+            self._watch.close()
 
     def _submit(
         self, queue: Queue, use_case: Callable[[Transaction], T], *, is_reading: bool = False
@@ -179,9 +183,12 @@ class PostgresStorage:
             _log.exception("results could not be delivered", extra={"event": "database.results_undelivered"})
             _at_once(calls)
 
-    @property
-    def is_closing(self) -> bool:
-        return self._closed
+    def put_again(self, queue: Queue, job: Queued) -> bool:
+        """Whether *job* is in *queue* again; not behind its end, where nobody would take it."""
+        with self._lock:
+            if not self._closed:
+                queue.put(job)
+            return not self._closed
 
     @property
     def name(self) -> str:

@@ -2,7 +2,8 @@
 
 What fails is one of four things, and only the storage knows what follows:
 
-- :class:`Clash`: another transaction came in between; nothing is done, try again;
+- :class:`Clash`: another transaction came in between, or a statement took too long;
+  nothing is done, try again;
 - :class:`Broken`: the connection is gone, or the server takes no writes any more
   (a primary that became a standby); nothing is done, try again on a new connection;
 - :class:`Away`: no connection can be had; everybody who waits would wait in vain;
@@ -25,6 +26,7 @@ from psycopg.pq import TransactionStatus
 
 from mezite.errors import StorageFailure
 from mezite.storage.policy import PolicyCache
+from mezite.storage.postgres_watch import Wires, watched
 from mezite.storage.rows import Row
 
 CONNECT_TIMEOUT_S = 3
@@ -33,6 +35,8 @@ LOCK_TIMEOUT_MS = 800
 """Below PostgreSQL's own ``deadlock_timeout``: whoever waits longer lets go of all
 he holds, and tries again alone."""
 STATEMENT_TIMEOUT_MS = 10_000
+PATIENCE_S = 15.0
+"""How long an answer is waited for: beyond what the server itself allows for any."""
 IDLE_TIMEOUT_MS = 5_000
 """A transaction that nobody goes on with is ended by the server, and its locks with it."""
 
@@ -47,7 +51,8 @@ _log = logging.getLogger(__name__)
 
 
 class Clash(StorageFailure):
-    """Serialization failure, deadlock or a lock not had in time: nothing was done."""
+    """Serialization failure, deadlock, a lock not had or a statement not ended in time:
+    nothing was done, and it may be another's fault."""
 
 
 class Broken(StorageFailure):
@@ -80,7 +85,9 @@ class Server:
         connection_class: type[psycopg.Connection[Any]] = psycopg.Connection,
     ) -> None:
         self._params = dict(params)
-        self._class = connection_class
+        self.wires = Wires()
+        """Of the connections made here."""
+        self._class = watched(connection_class, self.wires)
         self.name = described(params)
 
     def connect(self) -> psycopg.Connection[Any]:
@@ -91,12 +98,13 @@ class Server:
         except (psycopg.Error, UnicodeError) as error:
             raise Away(f"{self.name} cannot be reached: {_cause(error)}") from None
         try:
+            connection.watch()
             connection.execute(_SESSION)
             found = connection.execute("show synchronous_commit").fetchone()
             if found is not None and found[0] not in _CAREFUL:
                 # A commit that is told and then lost lets an old certificate renew.
                 connection.execute("set synchronous_commit = on")
-        except psycopg.Error as error:
+        except (psycopg.Error, OSError) as error:
             connection.close()
             raise Away(f"{self.name} cannot be used: {_cause(error)}") from None
         return connection
@@ -268,6 +276,15 @@ class Link:
             told = f"{name}: others write the same ({_cause(error)}); ask again"
             self._failed = self._failed or Clash(told)
             return self._failed
+        if isinstance(error, pg.QueryCanceled):  # by statement_timeout, or by an administrator
+            told = f"{name}: the database takes too long ({_cause(error)}); ask again"
+            self._failed = self._failed or Clash(told)
+            return self._failed
+        if isinstance(error, _UNFIT):
+            way_out = "give the account back the rights of its owner, or restore it with all servers stopped"
+            told = f"{name} cannot be used: {_cause(error)}; {way_out}"
+            self._failed = self._failed or StorageFailure(told)
+            return self._failed
         if isinstance(error, pg.ReadOnlySqlTransaction):
             self._failed = self._failed or Broken(f"{name} takes no writes: {_cause(error)}")
             return self._failed
@@ -285,6 +302,8 @@ _VALUES = (
     psycopg.IntegrityError, psycopg.DataError, psycopg.ProgrammingError, psycopg.InterfaceError,
     psycopg.NotSupportedError,
 )
+_UNFIT = (pg.InsufficientPrivilege, pg.UndefinedTable, pg.UndefinedColumn, pg.InvalidSchemaName)
+"""The database is not the one that was opened; no statement of ours is at fault."""
 _GOING = (
     pg.AdminShutdown, pg.CrashShutdown, pg.CannotConnectNow, pg.IdleInTransactionSessionTimeout,
 )

@@ -60,8 +60,7 @@ class Owner(Protocol):
 
     @property
     def name(self) -> str: ...
-    @property
-    def is_closing(self) -> bool: ...
+    def put_again(self, queue: Queue, job: Queued) -> bool: ...
     def transaction(self, link: Link, job: Queued) -> SqlTransaction: ...
     def announcement(self, topics: set[str]) -> str: ...
     def notify(self, topics: frozenset[str]) -> None: ...
@@ -116,6 +115,8 @@ class Worker:
     def _run_alone(self, job: Queued) -> bool:
         """When it clashes again it goes to the end of the queue: who waits for a lock
         for long holds up nobody who does not.  Whether there is a database at all."""
+        if not self._is_in_time(job):
+            return True
         while True:
             try:
                 self._transact([job], [], apart=True)
@@ -127,8 +128,7 @@ class Worker:
                     return True
                 # Chance, or two would meet again.
                 time.sleep(random.uniform(0, 0.002 * 2**job.tries))
-                if not self._storage.is_closing:
-                    self.queue.put(job)
+                if self._storage.put_again(self.queue, job):
                     return True
             except Away as error:
                 self._fail([job, *self._waiting()], error)
@@ -227,12 +227,13 @@ class Worker:
                 yield following
 
     def _may_start(self, job: Queued) -> bool:
-        if not job.start():
-            return False
+        return job.start() and self._is_in_time(job)
+
+    def _is_in_time(self, job: Queued) -> bool:
         if time.monotonic() - job.since <= MAX_WAIT_S:
             return True
         self._fail([job], StorageFailure(
-            f"{self._storage.name}: no connection was free for {MAX_WAIT_S:.0f} s; ask again"
+            f"{self._storage.name}: it was not to be done within {MAX_WAIT_S:.0f} s; ask again"
         ))
         return False
 

@@ -173,9 +173,14 @@ class QueuedStorage:
     def _serve_writes(self) -> None:
         while (job := self._writes.get()) is not _Go.END:
             self._write_batch(job)
-        while self._in_use or self._begun or self._waiting:
+        while self._is_left():
             self._write_batch(_Go.FINISH)
         self._writer.close()
+
+    def _is_left(self) -> bool:
+        """Whether somebody has run, runs or waits to run statements on the writer's connection."""
+        with self._lock:
+            return self._in_use or self._begun is not None or bool(self._waiting)
 
     def _write_batch(self, job: Job | _Go) -> None:
         """*job* and what has come with it are committed, or what has begun elsewhere is."""
@@ -231,7 +236,7 @@ class QueuedStorage:
             batch.run_rest()
             if self._committed is not None and link.writes:
                 ((newest,),) = link.select(sql.NEWEST_EVENT)
-            link.change("commit")
+            link.commit()
             if batch.topics:
                 batch.calls.insert(0, partial(self._notify, frozenset(batch.topics)))
         except BaseException as error:

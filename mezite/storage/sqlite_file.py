@@ -9,6 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
+from msgspec import Struct
+
 from mezite.errors import StorageFailure
 from mezite.storage import schema
 
@@ -20,6 +22,22 @@ empty, and would write over it (sqlite.org/fileformat.html, 1.2)."""
 QUICK_CHECK_BYTES = 64 * 1024 * 1024
 """Files up to this size are read through at every opening: about a second on a
 slow disk.  In a larger one damage shows when the page it lies in is read."""
+
+
+class FileIdentity(Struct, frozen=True):
+    """What tells a file from any other that comes to its path; zeros where there is none."""
+
+    path: str
+    device: int = 0
+    inode: int = 0
+
+    @classmethod
+    def at(cls, path: str) -> FileIdentity:
+        try:
+            status = os.stat(path)  # noqa: PTH116 - a Path takes longer, and each commit looks
+        except OSError:
+            return cls(path)
+        return cls(path, status.st_dev, status.st_ino)
 
 
 class Source(Protocol):
@@ -40,6 +58,10 @@ class Source(Protocol):
 
     def connect(self, *, reading: bool) -> sqlite3.Connection:
         """A further connection; raises ``StorageFailure``."""
+        ...
+
+    def files(self) -> tuple[FileIdentity, ...]:
+        """Those at the paths that connections use, now; always as many."""
         ...
 
 
@@ -72,6 +94,8 @@ class DatabaseFile:
         self.name = str(path)
         self._class = connection_class
         self.lock_timeout = lock_timeout
+        self._files = tuple(f"{self.path}{ending}" for ending in ("", "-wal", "-shm"))
+        self._prepared: FileIdentity | None = None
 
     def prepare(self) -> sqlite3.Connection:
         self._check_access()
@@ -82,6 +106,7 @@ class DatabaseFile:
             schema.version(connection)
             self._use_log(connection)
             schema.upgrade(connection, self.path)
+            self._prepared = FileIdentity.at(self._files[0])
         except StorageFailure as error:
             connection.close()
             raise StorageFailure(f"{self.name} {error}") from error.__cause__
@@ -106,12 +131,19 @@ class DatabaseFile:
             )
         except sqlite3.Error as error:
             raise failure(self.name, error) from error
+        if self._prepared is not None and self._prepared != FileIdentity.at(self._files[0]):
+            # Whatever it holds, nobody has looked whether it is this server's, or an older copy.
+            connection.close()
+            raise displaced(self._files[0])
         try:
             set_up(connection, reading=reading)
         except sqlite3.Error as error:
             connection.close()
             raise failure(self.name, error) from error
         return connection
+
+    def files(self) -> tuple[FileIdentity, ...]:
+        return tuple(map(FileIdentity.at, self._files))
 
     def _check_access(self) -> None:
         """The file exists, made 0600 if need be, and it and its directory can be written."""
@@ -184,6 +216,14 @@ _WAYS_OUT = {
     sqlite3.SQLITE_PERM: "this account has no access; make it the file's owner",
     sqlite3.SQLITE_AUTH: "this account has no access; make it the file's owner",
 }
+
+
+def displaced(path: str) -> StorageFailure:
+    """*path* leads to another file than it did when the server started, or to none."""
+    return StorageFailure(
+        f"{path} was removed or replaced while the server runs, which commits nothing any more; put the file "
+        "back that was there, or restart the server, after a restore where the database itself is lost"
+    )
 
 
 def failure(name: str, error: BaseException) -> StorageFailure:

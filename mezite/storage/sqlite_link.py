@@ -10,7 +10,7 @@ from typing import Any
 from mezite.errors import StorageFailure
 from mezite.storage.policy import PolicyCache
 from mezite.storage.rows import Row
-from mezite.storage.sqlite_file import Source, failure
+from mezite.storage.sqlite_file import FileIdentity, Source, displaced, failure
 from mezite.storage.statements import Serials
 
 LOCK_POLL_S = 0.001
@@ -29,6 +29,9 @@ class Link:
         if connection is not None:
             self._wait_here(connection)
         self._failed: StorageFailure | None = None
+        self._files: tuple[FileIdentity, ...] | None = None
+        """Those that the connection writes to; ``None``: not looked up yet."""
+        self._is_displaced = False
         self.writes = not self._reading
         self.serials = Serials()
         self.policy = PolicyCache()
@@ -55,6 +58,8 @@ class Link:
         while True:
             try:
                 self._connection.execute("begin immediate")
+                if self._files is None:
+                    self._files = self._source.files()
                 return True
             except Exception as error:
                 busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
@@ -77,6 +82,19 @@ class Link:
             return self._connection.execute(statement, values).rowcount
         except Exception as error:
             raise self._told(error) from error
+
+    def commit(self) -> None:
+        """Raises ``StorageFailure`` when nothing is committed, and also where it would be
+        to a file that is at its path no more: nobody would ever find it again."""
+        if self.writes and self._files is not None:
+            found = self._source.files()
+            self._is_displaced = found != self._files
+            if self._is_displaced:
+                gone = next(ours.path for ours, theirs in zip(self._files, found, strict=True)
+                            if ours != theirs)
+                self._failed = displaced(gone)
+                raise self._failed
+        self.change("commit")
 
     def _told(self, error: Exception) -> StorageFailure:
         """*error* as a ``StorageFailure``; unless only the statement's values
@@ -119,11 +137,13 @@ class Link:
         except sqlite3.Error as error:
             _log.warning("%s: rollback failed: %s", self._source.name, error,
                          extra={"event": "database.rollback_failed"})
-        if not self._source.kept:
+        # What was committed to a file without a name is gone with its last connection.
+        if not self._source.kept and not self._is_displaced:
             self.close()
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
+        self._files, self._is_displaced = None, False
         if connection is not None:
             try:
                 connection.close()

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from mezite.core.model import LockKind
 from mezite.core.request import Issued
 from mezite.errors import StorageFailure
 from mezite.storage.interface import Storage, Transaction
+from mezite.storage.jobs import Job
 from mezite.storage.sql import ADD_INSTANCE
 from tests.harness import Auth, Machine
 from tests.storage.making import make_bot, make_event, make_instance, make_lock, read, write
@@ -28,6 +30,7 @@ psycopg = pytest.importorskip("psycopg", reason="needs psycopg (pip install 'mez
 
 from mezite.storage.postgres import PostgresStorage  # noqa: E402
 from mezite.storage.postgres_link import Unknown  # noqa: E402
+from mezite.storage.postgres_worker import Queued  # noqa: E402
 from tests.postgres import MISSING, PASSWORD, Postgres, binaries  # noqa: E402
 from tests.postgres_faults import PostgresFaults  # noqa: E402
 
@@ -94,6 +97,7 @@ def test_numbers_of_events_that_others_have_drawn_are_not_given_again(
 
 CLASHES = [
     psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected, psycopg.errors.LockNotAvailable,
+    psycopg.errors.QueryCanceled,
 ]
 
 
@@ -117,6 +121,57 @@ def test_clashes_without_end_are_told(storage: Storage, faults: PostgresFaults) 
     assert "others write the same" in str(error)
     faults.heal()
     write(storage, lambda tx: tx.add_bot(make_bot()))
+
+
+def test_a_statement_that_takes_too_long_takes_no_others_with_it(storage: Storage) -> None:
+    """Those that share its transaction are done."""
+    begun, go = threading.Event(), threading.Event()
+
+    def first(tx: Transaction) -> None:
+        begun.set()
+        go.wait(60)
+        tx.set_value("first", b"set")
+
+    def slow(tx: Transaction) -> None:
+        statements = tx._statements  # type: ignore[attr-defined]
+        statements.select("select set_config('statement_timeout', '20', true)")
+        statements.select("select pg_sleep(60)")
+
+    futures = [storage.write(first)]
+    begun.wait(60)
+    futures += [storage.write(slow), storage.write(adding("last"))]
+    go.set()
+    assert [future.exception(60) for future in futures[::2]] == [None, None]
+    assert "takes too long" in str(futures[1].exception(60))
+    assert read(storage, lambda tx: (tx.value("first"), tx.value("last"))) == (b"set", b"set")
+
+
+def test_a_use_case_that_is_to_run_again_is_not_put_behind_the_end(storage: Storage) -> None:
+    """Nobody would take it there, and who waits for it would wait for ever."""
+    queue, job = SimpleQueue[Queued | None](), Queued(Job(adding("a"), is_reading=False))
+    assert isinstance(storage, PostgresStorage)
+    assert storage.put_again(queue, job)
+    assert queue.get() is job
+    storage.close()
+    assert not storage.put_again(queue, job)
+    assert queue.empty()
+
+
+def test_rights_that_were_taken_away_are_told_and_given_back(own_server: Postgres) -> None:
+    """Without a word of the values, which are not at fault."""
+    storage = PostgresStorage(own_server.params)
+    try:
+        write(storage, adding("a"))
+        with own_server.superuser(own_server.params["dbname"]) as connection:
+            connection.execute("revoke all on cluster_values from mezite")
+            error = storage.write(adding("b")).exception(30)
+            assert isinstance(error, StorageFailure)
+            assert "permission denied" in str(error)
+            assert "give the account back the rights" in str(error)
+            connection.execute("grant all on cluster_values to mezite")
+        write(storage, adding("b"))
+    finally:
+        storage.close()
 
 
 def test_use_cases_that_lock_in_opposite_orders_are_all_done(server: Postgres) -> None:
@@ -466,6 +521,49 @@ def test_a_server_that_takes_no_writes_is_left_until_it_does(own_server: Postgre
         wait_for(lambda: storage.write(adding("b")).exception(30) is None, "write")
     finally:
         storage.close()
+
+
+def backends(server: Postgres) -> list[int]:
+    with server.superuser() as connection:
+        return [pid for (pid,) in connection.execute(
+            "select pid from pg_stat_activity where datname = 'mezite'"
+        )]
+
+
+def test_backends_that_stand_still_are_left_for_others(own_server: Postgres) -> None:
+    """What waits for them is done on new connections, where there is time left."""
+    storage = PostgresStorage(own_server.params, patience_s=1)
+    stopped: list[int] = []
+    try:
+        write(storage, adding("a"))
+        read(storage, lambda tx: tx.value("a"))
+        stopped += backends(own_server)
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        write(storage, adding("b"))
+        assert read(storage, lambda tx: tx.value("b")) == b"set"
+    finally:
+        storage.close()
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_a_server_that_stands_still_as_a_whole_holds_up_no_stop(own_server: Postgres) -> None:
+    storage = PostgresStorage(own_server.params, patience_s=1)
+    write(storage, adding("a"))
+    stopped = [*backends(own_server), own_server.pid]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        waiting = storage.write(adding("b"))
+        closing = threading.Thread(target=storage.close, daemon=True)
+        closing.start()
+        assert isinstance(waiting.exception(60), StorageFailure)
+        closing.join(60)
+        assert not closing.is_alive()
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
 
 
 def test_many_instances_are_told_of_by_estimate(server: Postgres, storage: Storage) -> None:

@@ -9,7 +9,7 @@ import sqlite3
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -379,4 +379,62 @@ def test_a_vanished_file_is_told_of(database: Path) -> None:
     assert "check that it exists" in str(error)
     database.with_name("moved").rename(database)
     write(storage, lambda tx: tx.set_value("a", b"x"))
+    storage.close()
+
+
+LOST = "was removed or replaced while the server runs"
+
+
+def add(name: str) -> Callable[[Transaction], None]:
+    return lambda tx: tx.set_value(name, b"x")
+
+
+@pytest.mark.parametrize("ending", ["", "-wal", "-shm"])
+def test_nothing_is_committed_to_a_file_that_was_removed(database: Path, ending: str) -> None:
+    """Each commit is refused until the file is back; what was committed before is there then."""
+    storage = SqliteStorage(database)
+    write(storage, add("before"))
+    gone, away = database.with_name(database.name + ending), database.with_name("away")
+    gone.rename(away)
+    for _ in range(2):
+        refused = storage.write(add("lost")).exception(30)
+        assert isinstance(refused, StorageFailure)
+        assert str(refused).startswith(f"{gone} {LOST}")
+    away.rename(gone)
+    write(storage, add("after"))
+    storage.close()
+    storage = SqliteStorage(database)
+    assert [read(storage, lambda tx, name=name: tx.value(name)) for name in ("before", "lost", "after")] == [
+        b"x", None, b"x"]
+    storage.close()
+
+
+@pytest.mark.parametrize("ending", ["-wal", "-shm"])
+def test_a_stop_saves_what_was_in_a_log_that_was_removed(database: Path, ending: str) -> None:
+    storage = SqliteStorage(database)
+    write(storage, add("before"))
+    database.with_name(database.name + ending).unlink()
+    assert LOST in str(storage.write(add("lost")).exception(30))
+    storage.close()
+    storage = SqliteStorage(database)
+    assert read(storage, lambda tx: (tx.value("before"), tx.value("lost"))) == (b"x", None)
+    storage.close()
+
+
+@pytest.mark.parametrize("has_failed", [False, True])
+def test_another_file_in_the_databases_place_is_not_used(
+    database: Path, faults: Faults, has_failed: bool
+) -> None:
+    """An older copy, say: not by the connection that is open, nor by one opened anew after a failure."""
+    older = database.with_name("older")
+    shutil.copy2(database, older)
+    storage = SqliteStorage(database, connection_class=faults.connection_class)
+    write(storage, add("before"))
+    if has_failed:
+        faults.fail("commit", sqlite3.SQLITE_IOERR)
+        assert isinstance(storage.write(add("failed")).exception(30), StorageFailure)
+    older.rename(database)
+    refused = storage.write(add("lost")).exception(30)
+    assert isinstance(refused, StorageFailure)
+    assert str(refused).startswith(f"{database} {LOST}")
     storage.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sqlite3
 import threading
 import urllib.error
 import urllib.request
@@ -138,3 +139,18 @@ def test_the_server_tells_systemd_when_everything_listens(cluster: Cluster, syst
     wait_for(lambda: systemd.lines().count("WATCHDOG=1") > 2, "signs of life")
     assert server.stop() == 0
     wait_for(lambda: systemd.lines()[-1] == "STOPPING=1", "notification of the end")
+
+
+@pytest.mark.config(diag={"listen_addr": DIAG})
+def test_a_database_that_takes_too_long_is_told(cluster: Cluster) -> None:
+    """Another process keeps it locked, as one that was stopped in the middle of a commit."""
+    other = sqlite3.connect(cluster.data / "mezite.db", isolation_level=None)
+    try:
+        other.execute("begin immediate")
+        assert ask(DIAG) == (503, "not ready: the database takes longer than 2 s to write\n")
+        other.execute("rollback")
+        wait_for(lambda: ask(DIAG) == (200, "ready\n"), "readiness")
+    finally:
+        other.close()
+    assert cluster.server is not None
+    assert "Traceback" not in cluster.server.text()
