@@ -119,6 +119,7 @@ NODE = {
     "revocations_unreadable": "a file of `ssh.revoked_keys` is missing or faulty: nobody gets in",
     "revoked": "certificate, key or CA are revoked",
     "source_address": "the certificate is not good from this address",
+    "too_many": "the identity has as many connections and commands open at this node as are left for others",
     "unknown_critical_option": "a critical option that nobody here knows; it must not be passed over",
     "unsupported_key": "a type of key that is not supported",
     "untrusted_ca": "the CA that signed it is not trusted here",

@@ -95,8 +95,9 @@ class NodeUser(ConchUser):
             raise ConchError(
                 "port forwarding is not allowed", connection.OPEN_ADMINISTRATIVELY_PROHIBITED
             )
-        if forwards.is_full:
-            raise ConchError("too many forwarded connections", connection.OPEN_RESOURCE_SHORTAGE)
+        if not forwards.has_room(self.admitted.owner):
+            why = "too many forwarded connections of this identity"
+            raise ConchError(why, connection.OPEN_RESOURCE_SHORTAGE)
         return ForwardChannel(destination, forwards, **arguments)
 
     def _may_reach(self, destination: Destination) -> bool:

@@ -17,7 +17,7 @@ from mezite.certs.ssh import Certificate, parse_certificate
 from mezite.certs.verify import is_vouched_for
 from mezite.core.audit import AuditEvent, EventType, plain
 from mezite.errors import CertificateRejected
-from mezite.ssh.login import CertificateLogin, ICertificateLogin
+from mezite.ssh.login import CertificateLogin, ICertificateLogin, TooMany
 from mezite.ssh.policy import Access, Admitted, NodeRules, Policy, Rejected, decide
 from mezite.ssh.revocation import UNREADABLE
 
@@ -28,6 +28,8 @@ MAX_CASES = 1000
 """Different refusals of known certificates that are recorded in a minute."""
 MAX_CASES_OF_ONE = 20
 """ … of one certificate: by other logins, or from other addresses."""
+
+TOO_MANY = "too many connections and commands of this identity are open at this node"
 
 
 @implementer(ICredentialsChecker)
@@ -54,6 +56,8 @@ class NodeChecker:
         """Key blobs of CAs that are trusted besides, now."""
         self.table: Callable[[str], bytes] = lambda login: b""
         """A login's table of principals, where the node has such."""
+        self.has_room: Callable[[Admitted], bool] = lambda admitted: True
+        """Whether this identity may have one more connection."""
         self._window_start: datetime | None = None
         self._strangers = 0
         self._seen: dict[tuple[bytes, int], set[tuple[object, ...]]] = {}
@@ -68,7 +72,8 @@ class NodeChecker:
 
     async def check(self, login: CertificateLogin) -> Admitted:
         """The outcome for *login*; without a signature, the one that a right
-        signature would have.  Raises ``UnauthorizedLogin``, after the audit."""
+        signature would have.  Raises ``UnauthorizedLogin``, after the audit; :class:`TooMany`
+        to a holder of the key for whom there is no room."""
         try:
             cert = parse_certificate(login.blob)
         except CertificateRejected as error:
@@ -106,6 +111,9 @@ class NodeChecker:
             login.verify_signature(cert)
         except CertificateRejected as error:
             raise self._refuse(login, Rejected(error.code, str(error), outcome.identity), cert) from None
+        if login.signature is not None and not self.has_room(outcome):
+            self._refuse(login, Rejected("too_many", TOO_MANY, outcome.identity), cert)
+            raise TooMany(TOO_MANY)
         return outcome
 
     def refuse_without_certificate(self, login: str, address: str | None, tried: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 
+from mezite.core.shares import Shares
 from mezite.ssh.avatar import Node, NodeRealm
 from mezite.ssh.builtin import BuiltinPrograms
 from mezite.ssh.checker import NodeChecker
@@ -21,7 +22,7 @@ from mezite.ssh.connection import NodeConnection
 from mezite.ssh.followed import TrustedCas
 from mezite.ssh.forwarding import Forwards
 from mezite.ssh.hostkeys import HostKeys
-from mezite.ssh.policy import PRINCIPALS, RBAC, Access, NodeRules, find_lock
+from mezite.ssh.policy import PRINCIPALS, RBAC, Access, Admitted, NodeRules, find_lock
 from mezite.ssh.programs import SystemPrograms
 from mezite.ssh.revocation import RevocationFiles
 from mezite.ssh.server import CertificateFactory
@@ -31,6 +32,7 @@ from mezite.ssh.transport import NodeTransport
 BUILTIN = "builtin"
 SYSTEM = "system"
 MAX_LOGGING_IN = 500
+MAX_FILES = 4096
 
 
 class NodeSettings(Struct, frozen=True):
@@ -60,6 +62,10 @@ class NodeSettings(Struct, frozen=True):
     max_forwards: int = 64
     """Forwarded connections of one SSH connection at a time."""
     max_forwards_of_node: int = 500
+    """Of which nobody gets more while he holds as many as are free."""
+    max_files: int = MAX_FILES
+    """That may be open for those who are logged in, shared out alike: one for each
+    connection and each forwarded one, three for a command."""
     connect_seconds: float = 15
     """How long the node tries to reach the destination of a forwarding."""
     max_logging_in: int = MAX_LOGGING_IN
@@ -103,14 +109,21 @@ class NodeFactory(CertificateFactory):
         )
         self._system: SystemPrograms | None = None
         self._forwards: Forwards | None = None
+        self._files = Shares(settings.max_files)
+        self._owners: dict[NodeTransport, str] = {}
+        """Whose share each connection that is logged in is part of."""
         if settings.exec == SYSTEM:
             self._system = SystemPrograms(
-                reactor, settings.run_as, settings.hangup_grace_seconds, settings.sftp_server
+                reactor, settings.run_as, settings.hangup_grace_seconds, settings.sftp_server,
+                files=self._files,
             )
-            self._forwards = Forwards(reactor, settings.max_forwards_of_node, settings.connect_seconds)
+            self._forwards = Forwards(
+                reactor, settings.max_forwards_of_node, settings.connect_seconds, self._files
+            )
         revocations = RevocationFiles(settings.revoked_keys)
         revocations.look()
         checker = NodeChecker(self._rules, access, clock, self._account_problem, revocations)
+        checker.has_room = self._has_room
         checker.more_cas = TrustedCas(settings.trusted_user_ca_files)
         if settings.authorized_principals_file is not None:
             checker.table = PrincipalTables(settings.authorized_principals_file)
@@ -125,6 +138,9 @@ class NodeFactory(CertificateFactory):
     def _account_problem(self, login: str) -> str | None:
         return self._system.account_problem(login) if self._system is not None else None
 
+    def _has_room(self, admitted: Admitted) -> bool:
+        return self._files.has_room(admitted.owner)
+
     def showed_no_certificate(self, connection: NodeTransport, login: str, tried: Sequence[str]) -> None:
         self._checker.refuse_without_certificate(login, connection.address, tried)
 
@@ -134,6 +150,9 @@ class NodeFactory(CertificateFactory):
     def connection_lost(self, connection: NodeTransport) -> None:
         if self._connections <= {connection}:
             self._cancel_recheck()
+        owner = self._owners.pop(connection, None)
+        if owner is not None:
+            self._files.give_back(owner)
         super().connection_lost(connection)
 
     # --- locks for live connections ------------------------------------------------------------
@@ -141,6 +160,9 @@ class NodeFactory(CertificateFactory):
     def logged_in(self, connection: NodeTransport) -> None:
         """*connection* has logged in: from now on locks are looked up again and again."""
         super().logged_in(connection)
+        user: Any = connection.avatar
+        self._owners[connection] = owner = user.admitted.owner
+        self._files.take(owner)
         self._recheck_later()
 
     def _recheck_later(self) -> None:
