@@ -20,10 +20,13 @@ from mezite.errors import CertificateRejected
 from mezite.ssh.login import CertificateLogin, ICertificateLogin, TooMany
 from mezite.ssh.policy import Access, Admitted, NodeRules, Policy, Rejected, decide
 from mezite.ssh.revocation import UNREADABLE
+from mezite.ssh.sampling import Sample
 
 _STRANGERS = frozenset({"malformed", "unsupported_key", "untrusted_ca", "unavailable", UNREADABLE})
 """Refusals that anybody on the network can cause."""
 STRANGERS_PER_MINUTE = 20
+LINES_PER_MINUTE = 20
+"""In the log, of all strangers together and of each certificate."""
 MAX_CASES = 1000
 """Different refusals of known certificates that are recorded in a minute."""
 MAX_CASES_OF_ONE = 20
@@ -63,6 +66,7 @@ class NodeChecker:
         self._seen: dict[tuple[bytes, int], set[tuple[object, ...]]] = {}
         """What was recorded in this minute of each certificate, by CA and serial number."""
         self._unlogged = 0
+        self._lines = Sample(LINES_PER_MINUTE, lambda: clock().timestamp())
 
     def requestAvatarId(  # type: ignore[override]  # an id is whatever the realm takes
         self, credentials: CertificateLogin
@@ -132,18 +136,21 @@ class NodeChecker:
         Key id and the like are named even where the CA is unknown: they are
         what the peer *says*, and the fingerprint of the CA stands beside them.
         """
-        self._log.info(
-            "{address}: login {login} refused: {code}: {why}", event="node.login_refused",
-            address=login.address,
-            login=plain(login.login, 64),
-            code=why.code,
-            why=plain(why.message, 300),
-        )
         now = self._clock()
         is_strange = cert is None or why.code in _STRANGERS
         # Most checks come before that of the CA's signature.
         is_forged = not is_strange and cert is not None and not is_vouched_for(cert)
-        if self._is_recorded(login, why, None if is_strange or is_forged else cert, now):
+        known = None if is_strange or is_forged else cert
+        if self._lines.is_told(None if known is None else (known.ca_blob, known.serial)):
+            self._log.info(
+                "{address}: login {login} refused: {code}: {why}{more}", event="node.login_refused",
+                address=login.address,
+                login=plain(login.login, 64),
+                code=why.code,
+                why=plain(why.message, 300),
+                more=self._lines.left_out(),
+            )
+        if self._is_recorded(login, why, known, now):
             fields: dict[str, str | int] = {"login": plain(login.login, 64), "node": self._rules.node_name}
             if cert is not None:
                 fields |= {

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 
 from mezite.core.shares import Shares
-from mezite.ssh.avatar import Node, NodeRealm
+from mezite.ssh.avatar import MAX_REFUSALS, Node, NodeRealm
 from mezite.ssh.builtin import BuiltinPrograms
 from mezite.ssh.checker import NodeChecker
 from mezite.ssh.connection import NodeConnection
@@ -25,6 +25,7 @@ from mezite.ssh.hostkeys import HostKeys
 from mezite.ssh.policy import PRINCIPALS, RBAC, Access, Admitted, NodeRules, find_lock
 from mezite.ssh.programs import SystemPrograms
 from mezite.ssh.revocation import RevocationFiles
+from mezite.ssh.sampling import Sample
 from mezite.ssh.server import CertificateFactory
 from mezite.ssh.tables import PrincipalTables
 from mezite.ssh.transport import NodeTransport
@@ -127,7 +128,10 @@ class NodeFactory(CertificateFactory):
         checker.more_cas = TrustedCas(settings.trusted_user_ca_files)
         if settings.authorized_principals_file is not None:
             checker.table = PrincipalTables(settings.authorized_principals_file)
-        node = Node(settings.node_name, access, clock, self._system or BuiltinPrograms(), self._forwards)
+        node = Node(
+            settings.node_name, access, clock, self._system or BuiltinPrograms(), self._forwards,
+            Sample(MAX_REFUSALS, reactor.seconds),
+        )
         self._checker = checker
         portal = Portal(NodeRealm(node), [checker])
         super().__init__(portal, checker, host_keys, reactor=reactor, settings=settings)

@@ -338,10 +338,13 @@ class NodeTransport(PacketFraming, ConchServer):
         return None if allowed else f"message {number} out of order"
 
     def _break(self, why: str) -> None:
-        self._told.info(
-            "{peer}: connection ended: {why}",
-            event="node.connection_ended", peer=self.address, why=plain(why, 200),
-        )
+        broken = self.factory.broken
+        if self._logged_in or broken.is_told():
+            self._told.info(
+                "{peer}: connection ended: {why}{more}",
+                event="node.connection_ended", peer=self.address, why=plain(why, 200),
+                more="" if self._logged_in else broken.left_out(),
+            )
         self.sendDisconnect(transport.DISCONNECT_PROTOCOL_ERROR, b"protocol error")
 
     def ssh_SERVICE_REQUEST(self, packet: bytes) -> None:
