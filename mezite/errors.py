@@ -54,6 +54,7 @@ class Reason(Enum):
     CLOCK_SKEW = "clock_skew", ReasonClass.RETRY
     SERVER_CLOCK = "server_clock", ReasonClass.RETRY
     DATABASE_RESTORED = "database_restored", ReasonClass.RETRY
+    TOO_OFTEN = "too_often", ReasonClass.RETRY
     UNAVAILABLE = "unavailable", ReasonClass.RETRY
 
     def __init__(self, code: str, reason_class: ReasonClass) -> None:

@@ -19,7 +19,7 @@ from mezite.config.server import SshConfig
 from mezite.core_services import CoreServices
 from mezite.places import read_cas
 from mezite.ssh.cluster import ClusterAccess, Rules
-from mezite.ssh.factory import MAX_LOGGING_IN, NodeService, NodeSettings, make_factory
+from mezite.ssh.factory import MAX_FILES, MAX_LOGGING_IN, NodeService, NodeSettings, make_factory
 from mezite.ssh.hostkeys import HostKeys, host_keys
 
 _log = Logger()
@@ -118,12 +118,18 @@ def _settings(ssh: SshConfig) -> NodeSettings:
         run_as=ssh.run_as,
         sftp_server=ssh.sftp_server,
         end_sessions_at_expiry=ssh.end_sessions_at_expiry,
-        max_logging_in=_room_for_strangers(MAX_LOGGING_IN),
+        max_logging_in=_at_most(MAX_LOGGING_IN, _STRANGERS_PART),
+        max_files=_at_most(MAX_FILES, _USERS_PART),
     )
 
 
-def _room_for_strangers(most: int) -> int:
-    """*most*, and a third of the files that the process may have open: strangers here, and as many
-    at the port for machines, leave room for the database, the operators and sessions."""
+_STRANGERS_PART = 3
+"""A third of the files that the process may have open; as many are for the port of machines."""
+_USERS_PART = 4
+"""A quarter; the rest is left for the database and the operators."""
+
+
+def _at_most(most: int, part: int) -> int:
+    """*most*, and of the files that the process may have open no more than this part."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return most if files == resource.RLIM_INFINITY else min(most, files // 3)
+    return most if files == resource.RLIM_INFINITY else min(most, files // part)

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from benchmarks.measure import Row, Table
 from mezite.auth.proof import prove_renew
 from mezite.auth.renew import renew
+from mezite.core.admission import Limits
 from mezite.core.request import Issued
 from mezite.proto.mezite.v1 import identity_pb2 as pb
 from mezite.rpc import messages
@@ -107,7 +108,7 @@ async def _whole(auth: Auth, doorway: Doorway, machines: list[Machine], rounds: 
     api = AuthApi(
         auth.context,
         Gathering(doorway, auth.storage.write_together),
-        lambda event: None, lambda: None, RefusalLog(),
+        lambda event: None, lambda: None, RefusalLog(), Limits(renewals_of_instance=1e6),
     )
     call: Any = Call()
     found = []

@@ -56,6 +56,7 @@ SERVER = {
     "limits.joins_per_second_of_address": ("Joins, of one address.", ""),
     "limits.failures_per_second": ("Failed proofs and unknown tokens, of all addresses.", ""),
     "limits.failures_per_second_of_address": ("The same, of one address.", ""),
+    "limits.renewals_per_second_of_instance": ("Renewals that are granted, of one instance.", ""),
     "limits.waiting": ("Requests that wait.", ""),
     "log.level": ("What is logged.", ""),
     "log.format": ("`json`: one object a line, with stable event names where there is one.", ""),
@@ -95,6 +96,7 @@ REASONS = {
     "clock_skew": "the machine's clock is off by more than 24 h (joins only)",
     "server_clock": "the server's clock has jumped; nothing is judged",
     "database_restored": "the server's database is an older copy, and its operator has not yet run `mezctl restore`",
+    "too_often": "the instance renews more often than `limits.renewals_per_second_of_instance` allows",
     "unavailable": "the server cannot work now, or has too much to do",
 }
 
@@ -119,6 +121,7 @@ NODE = {
     "revocations_unreadable": "a file of `ssh.revoked_keys` is missing or faulty: nobody gets in",
     "revoked": "certificate, key or CA are revoked",
     "source_address": "the certificate is not good from this address",
+    "too_many": "the identity has as many connections and commands open at this node as are left for others",
     "unknown_critical_option": "a critical option that nobody here knows; it must not be passed over",
     "unsupported_key": "a type of key that is not supported",
     "untrusted_ca": "the CA that signed it is not trusted here",

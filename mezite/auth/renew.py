@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from msgspec import Struct
 
 from mezite.auth.adoption import STORED_AT, show_older
@@ -26,6 +28,10 @@ class Unverified(Struct, frozen=True):
     Verify it (:func:`~mezite.auth.proof.prove_certificate`), and ask again."""
 
 
+def _no_wait(_instance_id: str) -> float | None:
+    return None
+
+
 def renew(
     context: Context,
     tx: Transaction,
@@ -35,15 +41,21 @@ def renew(
     *,
     nonce: bytes,
     peer: Peer,
+    wait_of: Callable[[str], float | None] = _no_wait,
 ) -> Issued | Refused | Unverified:
     """The next generation of an instance, or why not, judged in this order:
-    removal, locks, generation, expiry, bot, roles, logins, interval.
+    removal, locks, generation, expiry, bot, roles, logins, interval, rate.
+
+    *wait_of* is asked once for each that would be granted: in how many seconds the
+    instance may renew, ``None`` for now.  A fork is never kept from being proven by it.
 
     Without a *provenance*, only a request with the very certificate that was
     given out with the stored generation, to the stored key, is judged.
     """
     for _ in range(_ATTEMPTS):
-        outcome = _renew_once(context, tx, request, proof, provenance, nonce=nonce, peer=peer)
+        outcome = _renew_once(
+            context, tx, request, proof, provenance, nonce=nonce, peer=peer, wait_of=wait_of
+        )
         if outcome is not None:
             return outcome
     return Refused(Reason.UNAVAILABLE, "the instance is being renewed elsewhere; ask again")
@@ -68,6 +80,7 @@ def _renew_once(
     *,
     nonce: bytes,
     peer: Peer,
+    wait_of: Callable[[str], float | None],
 ) -> Issued | Refused | Unverified | None:
     now = context.clock()
     instance = tx.instance(request.instance_id)
@@ -130,6 +143,13 @@ def _renew_once(
     agreed = terms(tx, bot, request.ssh_keys, request.wishes, now)
     if isinstance(agreed, Refused):
         return agreed
+    wait = wait_of(instance.id)
+    if wait is not None:
+        return Refused(
+            Reason.TOO_OFTEN,
+            f"instance {instance.id} renews too often; it may again in {wait:.0f} s",
+            retry_after_ms=int(wait * 1000),
+        )
     if isinstance(judgement, Advance):
         subject = Subject(bot, instance.id, judgement.to_generation, proof.new_key)
         event = EventType.CERT_ISSUED

@@ -35,6 +35,7 @@ REMEDIES: dict[Reason, str] = {
     Reason.CLOCK_SKEW: "its clock is off by more than a day; set it there",
     Reason.SERVER_CLOCK: "this server's clock jumped; see State above",
     Reason.DATABASE_RESTORED: "the database was put back from a copy: mezctl restore",
+    Reason.TOO_OFTEN: "a machine renews in a loop; which: mezctl audit ls --type=renew.refused",
     Reason.UNAVAILABLE: "too much to do, or no database; the server's log says which",
 }
 """Refused for → what that means to the operator of the server, and the next command."""

@@ -10,6 +10,7 @@ _KEYS = {
     "joins_per_second_of_address": "joins_of_address",
     "failures_per_second": "failures",
     "failures_per_second_of_address": "failures_of_address",
+    "renewals_per_second_of_instance": "renewals_of_instance",
     "waiting": "waiting",
 }
 _MOST = 1_000_000

@@ -39,6 +39,8 @@ class Limits(Struct, frozen=True):
     renewals_of_suspects: float = 20
     """Of an address that has failed too often, or of all unknown ones together in a flood:
     of those that do not prove themselves."""
+    renewals_of_instance: float = 5
+    """Granted ones; the only limit that is asked for after the proof (core/renewals.py)."""
     waiting: int = 1000
     """Requests that are being answered, at most; fewer where they take long.  Not a rate."""
 

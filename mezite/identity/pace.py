@@ -12,7 +12,9 @@ from mezite.identity.states import State
 
 SHORTEST = timedelta(milliseconds=500)
 """Between two renewals, whatever the server says."""
-SERVER_TROUBLE = frozenset({Reason.UNAVAILABLE, Reason.SERVER_CLOCK, Reason.DATABASE_RESTORED})
+SERVER_TROUBLE = frozenset(
+    {Reason.UNAVAILABLE, Reason.SERVER_CLOCK, Reason.DATABASE_RESTORED, Reason.TOO_OFTEN}
+)
 """Refusals that say nothing about the machine: as good as no answer."""
 
 _SECOND = timedelta(seconds=1)

@@ -41,6 +41,7 @@ _REMEDIES: dict[Reason, str] = {
     Reason.CLOCK_SKEW: "set this machine's clock right",
     Reason.SERVER_CLOCK: "set the server's clock right; it goes on by itself then",
     Reason.DATABASE_RESTORED: "an operator of the server runs `mezctl restore`; it goes on by itself then",
+    Reason.TOO_OFTEN: "see what renews it in a loop (`identity renew`, one-shot runs); it goes on by itself",
 }
 
 

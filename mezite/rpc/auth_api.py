@@ -21,6 +21,7 @@ from mezite.auth.proof import Provenance, prove_certificate, prove_join, prove_l
 from mezite.auth.renew import Unverified, renew
 from mezite.core.admission import Admission, Kind, Limits
 from mezite.core.audit import AuditEvent, EventType, plain
+from mezite.core.renewals import RenewalRates
 from mezite.core.request import Issued
 from mezite.errors import InvalidInput, MeziteError, Reason, Refused
 from mezite.metering import OK, RequestMeter
@@ -83,12 +84,18 @@ class _Call:
 class _Renewal:
     """What is known of a renewal between its steps."""
 
-    __slots__ = ("_call", "_check_clock", "_context", "_proof", "_provenance", "_signed", "_wanted")
+    __slots__ = (
+        "_call", "_check_clock", "_context", "_proof", "_provenance", "_signed", "_wait_of", "_wanted",
+    )
 
-    def __init__(self, context: Context, check_clock: Callable[[], None], call: _Call) -> None:
+    def __init__(
+        self, context: Context, check_clock: Callable[[], None], wait_of: Callable[[str], float | None],
+        call: _Call,
+    ) -> None:
         self._context = context
         self._check_clock = check_clock
         self._call = call
+        self._wait_of = wait_of
         self._provenance: Provenance | None = None
 
     def prepare(self) -> Callable[[Transaction], Issued | Refused | Unverified]:
@@ -106,7 +113,7 @@ class _Renewal:
     def _use_case(self, tx: Transaction) -> Issued | Refused | Unverified:
         return renew(
             self._context, tx, self._wanted, self._proof, self._provenance,
-            nonce=self._signed.nonce, peer=self._call.peer,
+            nonce=self._signed.nonce, peer=self._call.peer, wait_of=self._wait_of,
         )
 
 
@@ -133,7 +140,9 @@ class AuthApi(IdentityServiceServicer):
         self._refusals = refusals
         self._seconds = seconds
         self._meter = meter or RequestMeter()
-        self._admission = Admission(limits or Limits(), seconds())
+        limits = limits or Limits()
+        self._admission = Admission(limits, seconds())
+        self._rates = RenewalRates(limits.renewals_of_instance)
         self._told_at = -_TELL_EVERY_S
 
     # gRPC's names.
@@ -214,12 +223,15 @@ class AuthApi(IdentityServiceServicer):
         return await self._run(prepare, _issued)
 
     async def _renew(self, call: _Call) -> pb.IssueResponse | Refused:
-        renewal = _Renewal(self._context, self._check_clock, call)
+        renewal = _Renewal(self._context, self._check_clock, self._wait_of, call)
         outcome = await self._run(renewal.prepare, _renewed)
         if isinstance(outcome, Unverified):
             outcome = await self._run(renewal.prepare_again, _renewed)
         assert not isinstance(outcome, Unverified)
         return outcome
+
+    def _wait_of(self, instance_id: str) -> float | None:
+        return self._rates.wait(instance_id, self._seconds())
 
     async def _leave(self, call: _Call) -> pb.LeaveResponse | Refused:
         def prepare() -> Callable[[Transaction], Refused | None]:

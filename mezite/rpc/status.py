@@ -37,6 +37,7 @@ STATUS_OF: dict[Reason, grpc.StatusCode] = {
     Reason.CLOCK_SKEW: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.SERVER_CLOCK: grpc.StatusCode.UNAVAILABLE,
     Reason.DATABASE_RESTORED: grpc.StatusCode.UNAVAILABLE,
+    Reason.TOO_OFTEN: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
 }
 

@@ -21,6 +21,7 @@ from mezite.ssh.channel import FlowChannel
 from mezite.ssh.checker import actor
 from mezite.ssh.forwarding import Destination, ForwardChannel, Forwards
 from mezite.ssh.policy import Access, Admitted
+from mezite.ssh.sampling import Sample
 from mezite.ssh.session import NodeSession, Programs
 
 _REFUSED = {
@@ -32,17 +33,19 @@ _REFUSED = {
     b"auth-agent@openssh.com": "agent forwarding",
 }
 MAX_REFUSALS = 20
-"""Refusals that are recorded of one connection: nobody fills the log with them."""
+"""Refusals a minute that are recorded of one identity: nobody fills the log with them."""
 
 
 class Node(Struct, frozen=True):
-    """What every user of a node needs of it.  *forwards* is ``None`` where the node makes no connections."""
+    """What every user of a node needs of it.  *forwards* is ``None`` where the node makes no connections;
+    *refusals* says which of them are told, by :attr:`~mezite.ssh.policy.Admitted.owner`."""
 
     name: str
     access: Access
     clock: Callable[[], datetime]
     programs: Programs
     forwards: Forwards | None
+    refusals: Sample
 
 
 class NodeUser(ConchUser):
@@ -56,7 +59,6 @@ class NodeUser(ConchUser):
         self.programs = node.programs
         self._transport = transport
         self._node = node
-        self._refusals = 0
 
     # --- channels ----------------------------------------------------------------------------
 
@@ -95,8 +97,9 @@ class NodeUser(ConchUser):
             raise ConchError(
                 "port forwarding is not allowed", connection.OPEN_ADMINISTRATIVELY_PROHIBITED
             )
-        if forwards.is_full:
-            raise ConchError("too many forwarded connections", connection.OPEN_RESOURCE_SHORTAGE)
+        if not forwards.has_room(self.admitted.owner):
+            why = "too many forwarded connections of this identity"
+            raise ConchError(why, connection.OPEN_RESOURCE_SHORTAGE)
         return ForwardChannel(destination, forwards, **arguments)
 
     def _may_reach(self, destination: Destination) -> bool:
@@ -104,6 +107,10 @@ class NodeUser(ConchUser):
         return not allowed or any(
             host in ("*", destination.host) and port in (0, destination.port) for host, port in allowed
         )
+
+    def is_channel_refusal_told(self) -> bool:
+        """Whether one more channel that was refused is worth a line in the log."""
+        return self._node.refusals.is_told((self.admitted.owner, "channel"))
 
     @property
     def was_ended(self) -> bool:
@@ -160,8 +167,7 @@ class NodeUser(ConchUser):
 
     def refused(self, reason: str, message: str, fields: Mapping[str, str | int]) -> None:
         """Something that this user asked for is not allowed."""
-        self._refusals += 1
-        if self._refusals <= MAX_REFUSALS:
+        if self._node.refusals.is_told(self.admitted.owner):
             self.record(EventType.AUTHZ_DENIED, fields, reason=reason, message=message)
 
 

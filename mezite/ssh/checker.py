@@ -17,17 +17,22 @@ from mezite.certs.ssh import Certificate, parse_certificate
 from mezite.certs.verify import is_vouched_for
 from mezite.core.audit import AuditEvent, EventType, plain
 from mezite.errors import CertificateRejected
-from mezite.ssh.login import CertificateLogin, ICertificateLogin
+from mezite.ssh.login import CertificateLogin, ICertificateLogin, TooMany
 from mezite.ssh.policy import Access, Admitted, NodeRules, Policy, Rejected, decide
 from mezite.ssh.revocation import UNREADABLE
+from mezite.ssh.sampling import Sample
 
 _STRANGERS = frozenset({"malformed", "unsupported_key", "untrusted_ca", "unavailable", UNREADABLE})
 """Refusals that anybody on the network can cause."""
 STRANGERS_PER_MINUTE = 20
+LINES_PER_MINUTE = 20
+"""In the log, of all strangers together and of each certificate."""
 MAX_CASES = 1000
 """Different refusals of known certificates that are recorded in a minute."""
 MAX_CASES_OF_ONE = 20
 """ … of one certificate: by other logins, or from other addresses."""
+
+TOO_MANY = "too many connections and commands of this identity are open at this node"
 
 
 @implementer(ICredentialsChecker)
@@ -54,11 +59,14 @@ class NodeChecker:
         """Key blobs of CAs that are trusted besides, now."""
         self.table: Callable[[str], bytes] = lambda login: b""
         """A login's table of principals, where the node has such."""
+        self.has_room: Callable[[Admitted], bool] = lambda admitted: True
+        """Whether this identity may have one more connection."""
         self._window_start: datetime | None = None
         self._strangers = 0
         self._seen: dict[tuple[bytes, int], set[tuple[object, ...]]] = {}
         """What was recorded in this minute of each certificate, by CA and serial number."""
         self._unlogged = 0
+        self._lines = Sample(LINES_PER_MINUTE, lambda: clock().timestamp())
 
     def requestAvatarId(  # type: ignore[override]  # an id is whatever the realm takes
         self, credentials: CertificateLogin
@@ -68,7 +76,8 @@ class NodeChecker:
 
     async def check(self, login: CertificateLogin) -> Admitted:
         """The outcome for *login*; without a signature, the one that a right
-        signature would have.  Raises ``UnauthorizedLogin``, after the audit."""
+        signature would have.  Raises ``UnauthorizedLogin``, after the audit; :class:`TooMany`
+        to a holder of the key for whom there is no room."""
         try:
             cert = parse_certificate(login.blob)
         except CertificateRejected as error:
@@ -106,6 +115,9 @@ class NodeChecker:
             login.verify_signature(cert)
         except CertificateRejected as error:
             raise self._refuse(login, Rejected(error.code, str(error), outcome.identity), cert) from None
+        if login.signature is not None and not self.has_room(outcome):
+            self._refuse(login, Rejected("too_many", TOO_MANY, outcome.identity), cert)
+            raise TooMany(TOO_MANY)
         return outcome
 
     def refuse_without_certificate(self, login: str, address: str | None, tried: Sequence[str]) -> None:
@@ -124,18 +136,21 @@ class NodeChecker:
         Key id and the like are named even where the CA is unknown: they are
         what the peer *says*, and the fingerprint of the CA stands beside them.
         """
-        self._log.info(
-            "{address}: login {login} refused: {code}: {why}", event="node.login_refused",
-            address=login.address,
-            login=plain(login.login, 64),
-            code=why.code,
-            why=plain(why.message, 300),
-        )
         now = self._clock()
         is_strange = cert is None or why.code in _STRANGERS
         # Most checks come before that of the CA's signature.
         is_forged = not is_strange and cert is not None and not is_vouched_for(cert)
-        if self._is_recorded(login, why, None if is_strange or is_forged else cert, now):
+        known = None if is_strange or is_forged else cert
+        if self._lines.is_told(None if known is None else (known.ca_blob, known.serial)):
+            self._log.info(
+                "{address}: login {login} refused: {code}: {why}{more}", event="node.login_refused",
+                address=login.address,
+                login=plain(login.login, 64),
+                code=why.code,
+                why=plain(why.message, 300),
+                more=self._lines.left_out(),
+            )
+        if self._is_recorded(login, why, known, now):
             fields: dict[str, str | int] = {"login": plain(login.login, 64), "node": self._rules.node_name}
             if cert is not None:
                 fields |= {

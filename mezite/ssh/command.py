@@ -95,6 +95,12 @@ class Command(ProcessProtocol):
             device.close()
             raise
 
+    @property
+    def owner(self) -> str:
+        """Whose share of the node's files it uses."""
+        owner: str = self._session.avatar.admitted.owner
+        return owner
+
     # --- from the process ------------------------------------------------------------------
 
     def connectionMade(self) -> None:

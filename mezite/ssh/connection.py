@@ -69,10 +69,12 @@ class NodeConnection(SSHConnection):
             channel = self.transport.avatar.lookupChannel(kind, window, max_packet, reader.rest())
             self._check_limit(channel)
         except ConchError as error:
-            self._told.info(
-                "{user}: channel {kind} refused: {why}", event="node.channel_refused",
-                user=plain(self.transport.avatar.login), kind=plain(kind, 64), why=error.value,
-            )
+            user = self.transport.avatar
+            if user.is_channel_refusal_told():
+                self._told.info(
+                    "{user}: channel {kind} refused: {why}", event="node.channel_refused",
+                    user=plain(user.login), kind=plain(kind, 64), why=error.value,
+                )
             self._send_failure(sender, error.data, str(error.value))
             return
         channel.conn = self

@@ -14,16 +14,18 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 
-from mezite.ssh.avatar import Node, NodeRealm
+from mezite.core.shares import Shares
+from mezite.ssh.avatar import MAX_REFUSALS, Node, NodeRealm
 from mezite.ssh.builtin import BuiltinPrograms
 from mezite.ssh.checker import NodeChecker
 from mezite.ssh.connection import NodeConnection
 from mezite.ssh.followed import TrustedCas
 from mezite.ssh.forwarding import Forwards
 from mezite.ssh.hostkeys import HostKeys
-from mezite.ssh.policy import PRINCIPALS, RBAC, Access, NodeRules, find_lock
+from mezite.ssh.policy import PRINCIPALS, RBAC, Access, Admitted, NodeRules, find_lock
 from mezite.ssh.programs import SystemPrograms
 from mezite.ssh.revocation import RevocationFiles
+from mezite.ssh.sampling import Sample
 from mezite.ssh.server import CertificateFactory
 from mezite.ssh.tables import PrincipalTables
 from mezite.ssh.transport import NodeTransport
@@ -31,6 +33,7 @@ from mezite.ssh.transport import NodeTransport
 BUILTIN = "builtin"
 SYSTEM = "system"
 MAX_LOGGING_IN = 500
+MAX_FILES = 4096
 
 
 class NodeSettings(Struct, frozen=True):
@@ -60,6 +63,10 @@ class NodeSettings(Struct, frozen=True):
     max_forwards: int = 64
     """Forwarded connections of one SSH connection at a time."""
     max_forwards_of_node: int = 500
+    """Of which nobody gets more while he holds as many as are free."""
+    max_files: int = MAX_FILES
+    """That may be open for those who are logged in, shared out alike: one for each
+    connection and each forwarded one, three for a command."""
     connect_seconds: float = 15
     """How long the node tries to reach the destination of a forwarding."""
     max_logging_in: int = MAX_LOGGING_IN
@@ -103,18 +110,28 @@ class NodeFactory(CertificateFactory):
         )
         self._system: SystemPrograms | None = None
         self._forwards: Forwards | None = None
+        self._files = Shares(settings.max_files)
+        self._owners: dict[NodeTransport, str] = {}
+        """Whose share each connection that is logged in is part of."""
         if settings.exec == SYSTEM:
             self._system = SystemPrograms(
-                reactor, settings.run_as, settings.hangup_grace_seconds, settings.sftp_server
+                reactor, settings.run_as, settings.hangup_grace_seconds, settings.sftp_server,
+                files=self._files,
             )
-            self._forwards = Forwards(reactor, settings.max_forwards_of_node, settings.connect_seconds)
+            self._forwards = Forwards(
+                reactor, settings.max_forwards_of_node, settings.connect_seconds, self._files
+            )
         revocations = RevocationFiles(settings.revoked_keys)
         revocations.look()
         checker = NodeChecker(self._rules, access, clock, self._account_problem, revocations)
+        checker.has_room = self._has_room
         checker.more_cas = TrustedCas(settings.trusted_user_ca_files)
         if settings.authorized_principals_file is not None:
             checker.table = PrincipalTables(settings.authorized_principals_file)
-        node = Node(settings.node_name, access, clock, self._system or BuiltinPrograms(), self._forwards)
+        node = Node(
+            settings.node_name, access, clock, self._system or BuiltinPrograms(), self._forwards,
+            Sample(MAX_REFUSALS, reactor.seconds),
+        )
         self._checker = checker
         portal = Portal(NodeRealm(node), [checker])
         super().__init__(portal, checker, host_keys, reactor=reactor, settings=settings)
@@ -125,6 +142,9 @@ class NodeFactory(CertificateFactory):
     def _account_problem(self, login: str) -> str | None:
         return self._system.account_problem(login) if self._system is not None else None
 
+    def _has_room(self, admitted: Admitted) -> bool:
+        return self._files.has_room(admitted.owner)
+
     def showed_no_certificate(self, connection: NodeTransport, login: str, tried: Sequence[str]) -> None:
         self._checker.refuse_without_certificate(login, connection.address, tried)
 
@@ -134,6 +154,9 @@ class NodeFactory(CertificateFactory):
     def connection_lost(self, connection: NodeTransport) -> None:
         if self._connections <= {connection}:
             self._cancel_recheck()
+        owner = self._owners.pop(connection, None)
+        if owner is not None:
+            self._files.give_back(owner)
         super().connection_lost(connection)
 
     # --- locks for live connections ------------------------------------------------------------
@@ -141,6 +164,9 @@ class NodeFactory(CertificateFactory):
     def logged_in(self, connection: NodeTransport) -> None:
         """*connection* has logged in: from now on locks are looked up again and again."""
         super().logged_in(connection)
+        user: Any = connection.avatar
+        self._owners[connection] = owner = user.admitted.owner
+        self._files.take(owner)
         self._recheck_later()
 
     def _recheck_later(self) -> None:

@@ -27,6 +27,7 @@ from zope.interface import implementer
 
 from mezite.certs.wire import Reader
 from mezite.core.audit import EventType, plain
+from mezite.core.shares import Shares
 from mezite.ssh.channel import FlowChannel
 
 if TYPE_CHECKING:
@@ -60,16 +61,16 @@ class Destination(Struct, frozen=True):
 class Forwards:
     """Makes the connections of all clients, and knows those that live."""
 
-    def __init__(self, reactor: Any, limit: int, connect_seconds: float) -> None:
+    def __init__(self, reactor: Any, limit: int, connect_seconds: float, files: Shares) -> None:
+        """Not more than *limit* live; each is one of the open *files* of its owner, too."""
         self.reactor = reactor
-        self._limit = limit
+        self._shares = Shares(limit), files
         self._connect_seconds = connect_seconds
         self._live: set[ForwardChannel] = set()
         self._waiting: list[Deferred[None]] = []
 
-    @property
-    def is_full(self) -> bool:
-        return len(self._live) >= self._limit
+    def has_room(self, owner: str) -> bool:
+        return all(shares.has_room(owner) for shares in self._shares)
 
     def connect(self, channel: ForwardChannel) -> Deferred[Any]:
         """Fires with a connected :class:`_Far`, or fails."""
@@ -82,9 +83,14 @@ class Forwards:
 
     def add(self, channel: ForwardChannel) -> None:
         self._live.add(channel)
+        for shares in self._shares:
+            shares.take(channel.owner)
 
     def discard(self, channel: ForwardChannel) -> None:
-        self._live.discard(channel)
+        if channel in self._live:
+            self._live.discard(channel)
+            for shares in self._shares:
+                shares.give_back(channel.owner)
         self._tell()
 
     def abort_all(self) -> Deferred[None]:
@@ -127,6 +133,11 @@ class ForwardChannel(FlowChannel):
     def _user(self) -> NodeUser:
         user: NodeUser = self.avatar
         return user
+
+    @property
+    def owner(self) -> str:
+        """Whose share of the node's places it uses."""
+        return self._user.admitted.owner
 
     # --- beginning ---------------------------------------------------------------------------
 

@@ -27,6 +27,10 @@ class ICertificateLogin(ICredentials):
     """A login by certificate, as :class:`CertificateLogin`."""
 
 
+class TooMany(UnauthorizedLogin):
+    """The login is right, but who it is has too much open here already.  The text is for him."""
+
+
 @implementer(ICertificateLogin)
 class CertificateLogin(Discreet, frozen=True):
     """What a client presents for a login (RFC 4252 §7)."""

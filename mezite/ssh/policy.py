@@ -76,6 +76,13 @@ class Admitted(Struct, frozen=True):
     destinations: tuple[tuple[str, int], ...] = ()
     """Where forwarded connections may go: host or ``*``, port or 0 for any; empty: anywhere."""
 
+    @property
+    def owner(self) -> str:
+        """Whose share of the node's places it uses: the instance's, or where another CA
+        has signed, that of whom this one names."""
+        named = self.identity
+        return named.instance or f"{named.ca_fingerprint} {named.key_id or named.serial}"
+
 
 class Rejected(Struct, frozen=True):
     """Why not: a stable code for the audit log, and a sentence for its reader."""

@@ -14,16 +14,20 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred
 
 from mezite.ssh.accounts import Account, NoAccount, account_for
+from mezite.ssh.checker import TOO_MANY
 from mezite.ssh.command import Command, Invocation
 from mezite.ssh.copying import INTERNAL, SFTP_SERVERS, copy_program
 from mezite.ssh.session import Asked, NodeSession, Program, Refusal
 from mezite.ssh.transport import unmapped
 
 if TYPE_CHECKING:
+    from mezite.core.shares import Shares
     from mezite.ssh.avatar import NodeUser
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 ROOT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+FILES_OF_COMMAND = 3
+"""That the server has open for one that runs: its pipes, or its terminal."""
 _LOGIN_OPTION = frozenset({"sh", "bash", "rbash", "dash", "ash", "ksh", "mksh", "zsh", "fish", "csh", "tcsh"})
 """Shells that take ``-l`` for "login shell"."""
 
@@ -40,13 +44,16 @@ class SystemPrograms:
         hangup_grace_seconds: float,
         sftp_server: str | None = None,
         find: Callable[[str, str | None], Account] = account_for,
+        files: Shares | None = None,
     ) -> None:
-        """*sftp_server* is the program of the subsystem; ``None``: OpenSSH's, where it is installed."""
+        """*sftp_server* is the program of the subsystem; ``None``: OpenSSH's, where it is
+        installed.  Of *files* each command takes some; ``None``: there is no end of them."""
         self.reactor = reactor
         self.hangup_grace_seconds = hangup_grace_seconds
         self._run_as = run_as
         self._sftp_server = sftp_server
         self._find = find
+        self._files = files
         self._running: set[Command] = set()
         self._waiting: list[Deferred[None]] = []
 
@@ -63,6 +70,8 @@ class SystemPrograms:
             account = self._find(user.login, self._run_as)
         except NoAccount as error:
             return Refusal("account", str(error))
+        if self._files is not None and not self._files.has_room(user.admitted.owner, FILES_OF_COMMAND):
+            return Refusal("too_many", TOO_MANY)
         command, copy = asked.command, None
         if asked.is_subsystem and command != b"sftp":
             return Refusal("no_subsystem", "this node knows the subsystem sftp only")
@@ -121,8 +130,12 @@ class SystemPrograms:
 
     def started(self, command: Command) -> None:
         self._running.add(command)
+        if self._files is not None:
+            self._files.take(command.owner, FILES_OF_COMMAND)
 
     def ended(self, command: Command) -> None:
+        if self._files is not None and command in self._running:
+            self._files.give_back(command.owner, FILES_OF_COMMAND)
         self._running.discard(command)
         if not self._running:
             waiting, self._waiting = self._waiting, []

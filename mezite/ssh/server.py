@@ -22,8 +22,12 @@ from twisted.logger import Logger
 from mezite.core.audit import plain
 from mezite.ssh.hostkeys import HostKeys
 from mezite.ssh.login import CertificateLogin
+from mezite.ssh.sampling import Sample
 from mezite.ssh.transport import NodeTransport
 from mezite.ssh.userauth import NodeUserAuth
+
+STRANGERS_PER_MINUTE = 20
+"""Lines in the log about what strangers send."""
 
 
 class LoginLimits(Protocol):
@@ -92,6 +96,9 @@ class CertificateFactory(SSHFactory):
         self._connections: set[NodeTransport] = set()
         self._logging_in: dict[NodeTransport, None] = {}
         """Those without a login yet, the oldest first."""
+        self.broken = Sample(STRANGERS_PER_MINUTE, reactor.seconds)
+        """Connections without a login that were ended for what came of them."""
+        self._crowded = Sample(1, reactor.seconds)
         self._gone: list[Deferred[None]] = []
         self._stopping = False
 
@@ -115,9 +122,11 @@ class CertificateFactory(SSHFactory):
         if len(self._logging_in) > self.settings.max_logging_in:
             oldest = next(iter(self._logging_in))
             del self._logging_in[oldest]
-            self._log.warn(
-                "{address}: ended, too many are logging in", event="node.crowded", address=oldest.address,
-            )
+            if self._crowded.is_told():
+                self._log.warn(
+                    "{address}: ended, too many are logging in{more}",
+                    event="node.crowded", address=oldest.address, more=self._crowded.left_out(),
+                )
             oldest.end("too_many", b"too many are logging in")
 
     def showed_no_certificate(self, connection: NodeTransport, login: str, tried: Sequence[str]) -> None:

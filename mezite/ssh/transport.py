@@ -58,6 +58,9 @@ REKEY_BYTES = 2**30
 REKEY_SECONDS = 3600.0
 REKEY_PACKETS = 2**31
 """RFC 4253 §9; numbers of packets never wrap under one set of keys (RFC 4344 §3.1)."""
+WITHOUT_NEW_KEYS_BYTES = 2**26
+"""What may come of a peer that has been asked for new keys: more than all windows hold that it was given."""
+WITHOUT_NEW_KEYS_PACKETS = 2**30
 _FIRST_OF_SERVICES = 80
 """Messages from here on belong to a logged-in connection (RFC 4250 §4.1)."""
 MAX_BLOCKED = 4096
@@ -232,29 +235,24 @@ class NodeTransport(PacketFraming, ConchServer):
             self.supportedKeyExchanges = [*type(self).supportedKeyExchanges, STRICT_SERVER]
         super().sendKexInit()
         self.supportedKeyExchanges = type(self).supportedKeyExchanges
-        if self._logged_in:
-            self._timer = self.factory.reactor.callLater(
-                self.factory.settings.login_timeout_seconds, self._exchange_timed_out
-            )
         self._flow_changed()
-
-    def _exchange_timed_out(self) -> None:
-        # Our last words would wait for the end of the exchange, too.
-        self._told.info(
-            "{peer}: ended, the keys were not changed in time",
-            event="node.keys_not_changed", peer=self.address,
-        )
-        self.sendDisconnect(transport.DISCONNECT_KEY_EXCHANGE_FAILED, b"key exchange took too long")
 
     def _rekey_if_due(self) -> None:
         """Changes the keys of a logged-in connection in time (RFC 4253 §9).
 
         Looked at with every packet of a channel: an idle connection needs no
-        new keys.
+        new keys.  A client that is asleep answers when it wakes, as with sshd:
+        until then nothing is made for it, and what it is owed is bounded.
         """
-        if self._ending or not self._logged_in or self.keys_are_changing:
+        if self._ending or not self._logged_in:
             return
-        if (
+        if self.keys_are_changing:
+            if (
+                self.bytes_under_keys >= self.rekey_bytes + WITHOUT_NEW_KEYS_BYTES
+                or self.packets_under_keys >= self.rekey_packets + WITHOUT_NEW_KEYS_PACKETS
+            ):
+                self._break("goes on and on without new keys")
+        elif (
             self.bytes_under_keys >= self.rekey_bytes
             or self.packets_under_keys >= self.rekey_packets
             or self.factory.reactor.seconds() - self._keys_since >= self.rekey_seconds
@@ -285,8 +283,6 @@ class NodeTransport(PacketFraming, ConchServer):
         self._first_exchange = False
         self.key_exchanges += 1
         self._keys_since = self.factory.reactor.seconds()
-        if self._logged_in:
-            self._cancel_timer()
         if self._strict:
             self.incomingPacketSequence = 0
         super().take_new_keys()
@@ -342,10 +338,13 @@ class NodeTransport(PacketFraming, ConchServer):
         return None if allowed else f"message {number} out of order"
 
     def _break(self, why: str) -> None:
-        self._told.info(
-            "{peer}: connection ended: {why}",
-            event="node.connection_ended", peer=self.address, why=plain(why, 200),
-        )
+        broken = self.factory.broken
+        if self._logged_in or broken.is_told():
+            self._told.info(
+                "{peer}: connection ended: {why}{more}",
+                event="node.connection_ended", peer=self.address, why=plain(why, 200),
+                more="" if self._logged_in else broken.left_out(),
+            )
         self.sendDisconnect(transport.DISCONNECT_PROTOCOL_ERROR, b"protocol error")
 
     def ssh_SERVICE_REQUEST(self, packet: bytes) -> None:

@@ -23,7 +23,7 @@ from mezite.certs.ssh import CERTIFICATE_TYPES, MAX_BLOB, SUFFIX
 from mezite.certs.wire import Reader
 from mezite.core.audit import plain
 from mezite.errors import CertificateRejected
-from mezite.ssh.login import CertificateLogin
+from mezite.ssh.login import CertificateLogin, TooMany
 
 MAX_WAITING = 4
 """Requests that a client may send ahead while one is being decided."""
@@ -110,6 +110,12 @@ class NodeUserAuth(SSHService):
     async def _handle(self, packet: bytes) -> None:
         try:
             await self._answer(packet)
+        except TooMany as error:
+            if not self._done:
+                # Other certificates and another try would change nothing: he is told why, once.
+                self._done = True
+                self._waiting.clear()
+                self.transport.end("too_many", str(error).encode())
         except (CertificateRejected, UnauthorizedLogin) as error:
             if not self._done:
                 self._log.debug("login refused: {error}", event="node.login_unreadable", error=error)

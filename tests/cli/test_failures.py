@@ -44,6 +44,7 @@ def test_every_error_has_its_exit_code(error: MeziteError, code: int) -> None:
 def test_a_refusal_is_3_but_for_a_bad_flag_and_what_may_pass() -> None:
     other = {
         Reason.UNAVAILABLE: 1, Reason.SERVER_CLOCK: 1, Reason.DATABASE_RESTORED: 1, Reason.PROVE: 1,
+        Reason.TOO_OFTEN: 1,
         Reason.INTERVAL_TOO_LONG: 2,
     }
     assert {reason: failures.exit_code(Refused(reason, "x")) for reason in Reason} == {

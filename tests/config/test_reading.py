@@ -246,6 +246,7 @@ def test_limits_are_whole_numbers_a_second() -> None:
     assert load("{}").limits == Limits()
     set_so = load("limits: {joins_per_second: 5, waiting: 2}").limits
     assert set_so == Limits(joins=5, waiting=2)
+    assert load("limits: {renewals_per_second_of_instance: 7}").limits == Limits(renewals_of_instance=7)
     with pytest.raises(UsageError, match=r"^m.yaml: limits.waiting: "):
         load("limits: {waiting: 1}")
     with pytest.raises(UsageError, match=r"^m.yaml: limits.joins: unknown key"):

@@ -319,7 +319,9 @@ def test_refused_one_shot(auth: Auth, reason: Reason) -> None:
     while rig.finished is None:
         rig.advance(SECOND)
         rig.feed(Tick())
-    passing = dict.fromkeys((Reason.UNAVAILABLE, Reason.SERVER_CLOCK, Reason.DATABASE_RESTORED), 1)
+    passing = dict.fromkeys(
+        (Reason.UNAVAILABLE, Reason.SERVER_CLOCK, Reason.DATABASE_RESTORED, Reason.TOO_OFTEN), 1
+    )
     expected = {Reason.INTERVAL_TOO_LONG: 2, **passing}.get(reason, 3)
     assert expected == rig.finished.exit_code
     assert reason is rig.finished.error.reason

@@ -245,3 +245,33 @@ def test_a_join_that_its_machine_has_given_up_holds(auth: Auth) -> None:
         assert await callers.ask(join, join_of(auth, token)) is Reason.TOKEN_USED
 
     giving_up(auth, JOIN, talk)
+
+
+def test_a_loop_of_renewals_is_told_to_wait_and_hides_no_fork(auth: Auth) -> None:
+    """Whoever copied an identity and renews as fast as he can is found by its owner's next renewal."""
+    owner = Machine(auth)
+    owner.join(auth.add_token(auth.add_bot()))
+    thief = owner.copy()
+
+    async def run(prepare: Any, finish: Any) -> Any:
+        return finish(auth.write(prepare()))
+
+    async def main() -> None:
+        rows: list[AuditEvent] = []
+        api = AuthApi(
+            auth.context, run, rows.append, lambda: None, RefusalLog(), Limits(renewals_of_instance=0.1),
+            seconds=lambda: 1.0,
+        )
+        async with calling(api, RENEW) as call:
+            for _ in range(2):
+                answer = await call(messages.signed_message(thief.renew_request()[1]), timeout=30)
+                thief.accept(messages.issued_from(pb.IssueResponse.FromString(answer)))
+            for _ in range(3):
+                again = messages.signed_message(thief.renew_request()[1])
+                assert await refused(call, again) is Reason.TOO_OFTEN
+            assert [row.reason for row in rows] == [Reason.TOO_OFTEN.code]
+            generation = auth.instance(owner.instance_id).generation
+            assert await refused(call, messages.signed_message(owner.renew_request()[1])) is Reason.PROVE
+            assert auth.instance(owner.instance_id).generation == generation == 3
+
+    asyncio.run(main())

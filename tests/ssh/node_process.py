@@ -3,7 +3,7 @@
 Reads the CA and host keys from DIRECTORY, prints its port, appends audit events
 to DIRECTORY/audit as JSON lines, and locks the bot ``ci`` when the file
 DIRECTORY/lock appears (looked for ten times a second).  Settings are those of
-the node, and ``rekey_bytes``.
+the node, ``rekey_bytes`` and ``rekey_seconds``.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def main() -> None:
         given[name] = json.loads(value)
     class Transport(NodeTransport):
         rekey_bytes = given.pop("rekey_bytes", NodeTransport.rekey_bytes)
+        rekey_seconds = given.pop("rekey_seconds", NodeTransport.rekey_seconds)
 
     host = given.pop("host_certificate", None)
     if "trusted_user_ca_keys" in given:

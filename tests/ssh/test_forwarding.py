@@ -81,8 +81,10 @@ def role(**options: Any) -> Role:
 
 
 def logged_in(
-    *, allowed: bool = True, permitted: bool = True, network: Network | None = None, **settings: Any
+    *, allowed: bool = True, permitted: bool = True, network: Network | None = None, instance: str = "",
+    factory: Any = None, **settings: Any
 ) -> Wire:
+    """*factory* is the node of another connection, which has its own settings."""
     network = network or Network()
 
     def now() -> datetime:
@@ -91,8 +93,10 @@ def logged_in(
     access = FakeAccess()
     access.now = type(access.now)(access.now.user_cas, {"deployer": role(port_forwarding=allowed)})
     settings = {"exec": "system", "run_as": ME, **settings}
-    connection = Wire(access, factory=node_factory(access, network, now, **settings))
+    connection = Wire(access, factory=factory or node_factory(access, network, now, **settings))
     extensions = [("roles@mezite.com", "deployer"), ("bot@mezite.com", "ci")]
+    if instance:
+        extensions.append(("instance@mezite.com", instance))
     if permitted:
         extensions.append(("permit-port-forwarding", None))  # type: ignore[arg-type]
     return connection.log_in(blob=user_certificate(SUBJECT_BLOB, at=START, extensions=tuple(extensions)))
@@ -258,6 +262,21 @@ def test_connections_are_few_and_come_back() -> None:
     tunnel.send(CLOSE)
     tunnel.far_is_gone()
     Tunnel(connection)
+
+
+def test_one_identity_leaves_slots_for_others() -> None:
+    """In however many connections it asks; what it gives back is free again."""
+    instances = ["0b8fd6c0-5b1e-4d0f-a3f7-6f6c2b7a1d11", "5c2f8d7e-0a57-4f4e-9a34-6a3f0a8f7c22"]
+    first = logged_in(max_forwards_of_node=8, instance=instances[0])
+    second = logged_in(instance=instances[0], factory=first.factory)
+    other = logged_in(instance=instances[1], factory=first.factory)
+    tunnels = [Tunnel(connection) for connection in (first, second, first, second)]
+    for connection in (first, second):
+        refused = failure(connection.send(OPEN, *opening()))
+        assert refused == (4, b"too many forwarded connections of this identity")
+    Tunnel(other)
+    tunnels[0].far_is_gone()
+    Tunnel(second)
 
 
 def test_connections_of_a_node_are_few() -> None:

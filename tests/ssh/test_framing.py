@@ -154,24 +154,59 @@ def test_no_change_of_keys_before_the_login() -> None:
 
 
 class Deaf:
-    """A client that never answers the node's KEXINIT."""
+    """A client that does not answer the node's KEXINIT before it wakes."""
 
     def __init__(self) -> None:
         self.connection = Wire().log_in()
         self.connection.server.rekey_bytes = 1
-        self.connection.client.ssh_KEXINIT = lambda packet: None
+        self._offers: list[bytes] = []
+        self.connection.client.ssh_KEXINIT = self._offers.append
         assert self.connection.send(GLOBAL_REQUEST, KEEPALIVE) == [(REQUEST_FAILURE, b"")]
         assert self.connection.server.output_blocked
 
 
-def test_change_of_keys_has_a_minute() -> None:
-    connection = Deaf().connection
-    connection.clock.advance(59)
-    connection.settle()
+    def wake(self) -> None:
+        client = self.connection.client
+        del client.ssh_KEXINIT
+        self.connection.server.rekey_bytes = 2**30
+        for offer in self._offers:
+            client.ssh_KEXINIT(offer)
+        self.connection.settle()
+
+
+def test_client_that_sleeps_goes_on_when_it_wakes() -> None:
+    """As with sshd: a laptop's lid is closed over the weekend."""
+    sleeper = Deaf()
+    connection = sleeper.connection
+    for _ in range(3):
+        connection.clock.advance(86_400)
+        connection.settle()
     assert not connection.client.lost
-    connection.clock.advance(1)
+    sleeper.wake()
+    assert connection.send(GLOBAL_REQUEST, KEEPALIVE) == [(REQUEST_FAILURE, b"")]
+    assert exchanges(connection) == 2
+
+
+def test_lock_ends_a_connection_that_sleeps() -> None:
+    connection = Deaf().connection
+    connection.access.lock("bot", "ci", START)
+    connection.factory.policy_changed()
     connection.settle()
-    assert connection.client.disconnected == b"key exchange took too long"
+    assert connection.client.disconnected == b"this identity is locked"
+
+
+def test_client_that_is_awake_and_takes_no_new_keys_is_ended() -> None:
+    """What the old ones cover is bounded, too."""
+    connection = Deaf().connection
+    for _ in range(260):
+        # No answer is asked for.
+        connection.client.sendPacket(GLOBAL_REQUEST, wire.string(b"x" * 255_000) + b"\0")
+        connection.settle()
+    assert not connection.client.lost
+    for _ in range(5):
+        connection.client.sendPacket(GLOBAL_REQUEST, wire.string(b"x" * 255_000) + b"\0")
+        connection.settle()
+    assert connection.client.lost
 
 
 def test_answers_do_not_pile_up_in_a_change_of_keys() -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -130,3 +135,29 @@ def test_ssh_needs_no_common_mac_with_gcm(cipher: str, node: Node) -> None:
 def test_ssh_needs_a_common_mac_with_ctr(node: Node) -> None:
     done = node.run(node.identity(), "true", options=("Ciphers=aes256-ctr", "MACs=umac-64@openssh.com"))
     assert done.returncode == 255
+
+
+def test_ssh_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    """Through changes of keys, and for longer than a login may take (a laptop that sleeps)."""
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    end = tmp_path / "end"
+    node = Node(tmp_path, exec="system", run_as=me, rekey_seconds=0.5, login_timeout_seconds=4)
+    command = f"while [ ! -e {end} ]; do echo tick; sleep 0.1; done; echo end"
+    ssh = subprocess.Popen(node.command(node.identity(), command), stdout=subprocess.PIPE)
+    try:
+        assert ssh.stdout is not None
+        assert ssh.stdout.readline() == b"tick\n"
+        ssh.send_signal(signal.SIGSTOP)
+        time.sleep(7)
+        ssh.send_signal(signal.SIGCONT)
+        for _ in range(20):
+            assert ssh.stdout.readline() == b"tick\n"
+        end.touch()
+        assert ssh.stdout.read().endswith(b"tick\nend\n")
+        assert ssh.wait(60) == 0
+    finally:
+        ssh.kill()
+        ssh.wait()
+        ssh.stdout.close()  # type: ignore[union-attr]
+        log = node.close()
+    assert "ended" not in log

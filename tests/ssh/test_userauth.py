@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, fail
+from twisted.logger import formatEvent, globalLogPublisher
 
 from mezite.certs import keys, wire
 from mezite.certs.ssh import SUFFIX
@@ -370,6 +371,28 @@ def test_strangers_fill_no_log() -> None:
     connection = Wire(access, factory=first.factory).start_userauth()
     connection.send(REQUEST, connection.request(blob))
     assert access.events[-1].fields["unrecorded_before"] == 30
+
+
+def test_one_identity_fills_no_log() -> None:
+    """Nor by many connections: what it may not open is told a few times a minute."""
+    first = Wire(exec="builtin").log_in()
+    told: list[str] = []
+
+    def observe(event: dict[str, Any]) -> None:
+        if event.get("event") == "node.channel_refused":
+            told.append(formatEvent(event) or "")
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        for _ in range(5):
+            connection = Wire(factory=first.factory).log_in()
+            for _ in range(10):
+                tail = wire.u32(1) + wire.u32(2**20) + wire.u32(2**15)
+                connection.send(90, wire.string(b"x11") + tail)
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    denied = [event for event in first.access.events if not event.success]
+    assert (len(denied), len(told)) == (20, 20)
 
 
 def test_one_certificate_fills_no_log_either() -> None:
