@@ -85,7 +85,7 @@ def sign_host(asking: Asking, key: str, principals: tuple[str, ...], ttl: str | 
     KEY is the host's public key file, or - for standard input; the certificate is printed.
 
     \b
-    mezctl ca sign-host --principals=web-1,web-1.example.com web-1.pub > web-1-cert.pub
+    mezctl ca sign-host --principals=web-1,10.0.0.5 web-1.pub > web-1-cert.pub
 
     In the host's sshd_config: HostCertificate and where it lies there.
     """

@@ -14,7 +14,8 @@ OF_OTHERS = {
     # option: whose it is
     "--since": "mezctl restore", "--postgres": "bin/soak", "--stolen": "bin/audit-check", "--check": "bin/*",
     "--config-settings": "pip", "--dbname": "pg_restore", "--file": "pg_dump", "--format": "pg_dump",
-    "--no-owner": "pg_restore", "--uid": "twistd", "--pidfile": "twistd", "--logfile": "twistd",
+    "--no-owner": "pg_restore", "--uid": "twistd", "--gid": "twistd", "--chroot": "twistd",
+    "--umask": "twistd", "--pidfile": "twistd", "--logfile": "twistd",
     "--create-home": "useradd", "--shell": "useradd", "--system": "useradd", "--append": "usermod",
     "--groups": "usermod", "--reactor": "twistd",
     "--version": "all",

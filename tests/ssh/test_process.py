@@ -94,7 +94,8 @@ def test_input_that_nobody_reads_holds_up_no_end() -> None:
     command, survivor = with_survivor(programs, session)
     running: Any = command._process
     try:
-        os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
+        if running.pid is not None:  # or it had ended before anybody waited for it
+            os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
         command.receive(b"x" * 200_000)
         running.pipes[0].doWrite()
         command.hangup()

@@ -7,7 +7,7 @@ import sys
 
 REUSABLE = ["mezite.ssh.server", "mezite.ssh.login", "mezite.ssh.hostkeys", "mezite.ssh.userauth",
             "mezite.ssh.transport", "mezite.ssh.conch_private", "mezite.ssh.framing", "mezite.ssh.revocation",
-            "mezite.ssh.followed", "mezite.ssh.client"]
+            "mezite.ssh.followed", "mezite.ssh.client", "mezite.ssh.sampling"]
 ALLOWED = ("mezite.certs", "mezite.core", "mezite.discreet", "mezite.errors")
 
 
