@@ -88,11 +88,12 @@ class Link:
         to a file that is at its path no more: nobody would ever find it again."""
         if self.writes and self._files is not None:
             found = self._source.files()
-            self._is_displaced = found != self._files
-            if self._is_displaced:
-                gone = next(ours.path for ours, theirs in zip(self._files, found, strict=True)
-                            if ours != theirs)
-                self._failed = displaced(gone)
+            # One that is missing was so when they were looked up, too, by a process that had not written yet.
+            gone = [theirs.path for ours, theirs in zip(self._files, found, strict=True)
+                    if ours != theirs or not theirs.inode]
+            self._is_displaced = bool(gone)
+            if gone:
+                self._failed = displaced(gone[0])
                 raise self._failed
         self.change("commit")
 
