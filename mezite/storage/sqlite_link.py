@@ -29,8 +29,8 @@ class Link:
         if connection is not None:
             self._wait_here(connection)
         self._failed: StorageFailure | None = None
-        self._files: tuple[FileIdentity, ...] | None = None
-        """Those that the connection writes to; ``None``: not looked up yet."""
+        self._files: tuple[FileIdentity, ...] | None = source.files() if connection is not None else None
+        """Those that the connection writes to; ``None``: not looked up since it was made anew."""
         self._is_displaced = False
         self.writes = not self._reading
         self.serials = Serials()
@@ -88,12 +88,11 @@ class Link:
         to a file that is at its path no more: nobody would ever find it again."""
         if self.writes and self._files is not None:
             found = self._source.files()
-            # One that is missing was so when they were looked up, too, by a process that had not written yet.
-            gone = [theirs.path for ours, theirs in zip(self._files, found, strict=True)
-                    if ours != theirs or not theirs.inode]
-            self._is_displaced = bool(gone)
-            if gone:
-                self._failed = displaced(gone[0])
+            self._is_displaced = found != self._files
+            if self._is_displaced:
+                gone = next(ours.path for ours, theirs in zip(self._files, found, strict=True)
+                            if ours != theirs)
+                self._failed = displaced(gone)
                 raise self._failed
         self.change("commit")
 

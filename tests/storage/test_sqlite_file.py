@@ -389,6 +389,23 @@ def add(name: str) -> Callable[[Transaction], None]:
     return lambda tx: tx.set_value(name, b"x")
 
 
+def test_a_directory_that_moves_before_the_first_commit_is_seen_and_may_come_back(tmp_path: Path) -> None:
+    """As of a worker that has renewed nobody yet; also where another database stands there meanwhile."""
+    directory, away = tmp_path / "data", tmp_path / "away"
+    directory.mkdir()
+    storage = SqliteStorage(directory / "mezite.db")
+    directory.rename(away)
+    assert LOST in str(storage.write(add("lost")).exception(30))
+    directory.mkdir()
+    other = SqliteStorage(directory / "mezite.db")
+    assert LOST in str(storage.write(add("lost")).exception(30))
+    other.close()
+    directory.rename(tmp_path / "other")
+    away.rename(directory)
+    write(storage, add("after"))
+    storage.close()
+
+
 @pytest.mark.parametrize("ending", ["", "-wal", "-shm"])
 def test_nothing_is_committed_to_a_file_that_was_removed(database: Path, ending: str) -> None:
     """Each commit is refused until the file is back; what was committed before is there then."""
