@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 from mezite.cli import output
 from mezite.cli.asking import Asking, Group, pass_asking
 from mezite.cli.identity_text import length
-from mezite.cli.program import files
+from mezite.cli.program import contents, files, named
 from mezite.cli.terminal import BAD, GOOD, Marked
 from mezite.errors import CertificateRejected, InvalidInput, UsageError
 
@@ -42,7 +43,7 @@ def inspect(asking: Asking, file: str, ca: str | None) -> None:
     try:
         found = facts(_read(file, _WANTED), datetime.now(UTC))
     except InvalidInput as error:
-        raise UsageError(f"{_named(file)}: {error}; {_WANTED}") from None
+        raise UsageError(f"{named(file)}: {error}; {_WANTED}") from None
     trusted = _cas(ca) if ca is not None else None
     if trusted is not None:
         found["trusted"] = found["signature_holds"] and found["ca_key"] in trusted
@@ -51,21 +52,10 @@ def inspect(asking: Asking, file: str, ca: str | None) -> None:
         sys.exit(3)
 
 
-def _named(file: str) -> str:
-    return "standard input" if file == "-" else file
-
-
 def _read(file: str, wanted: str) -> str:
-    if file == "-":
-        return sys.stdin.buffer.read(MAX_FILE).decode("ascii", "replace")
-    path = Path(file)
-    try:
-        if path.is_dir():
-            path = path / _CERTIFICATE
-        with path.open("rb") as opened:
-            return opened.read(MAX_FILE).decode("ascii", "replace")
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; {wanted}") from None
+    if os.path.isdir(file):  # noqa: PTH112  # a Path's raises where one may not look
+        file = str(Path(file) / _CERTIFICATE)
+    return contents(file, MAX_FILE, wanted).decode("ascii", "replace")
 
 
 def _cas(file: str) -> set[str]:
@@ -78,7 +68,7 @@ def _cas(file: str) -> set[str]:
     try:
         return {keys.fingerprint(keys.parse_public_line(text)) for text in texts}
     except InvalidInput as error:
-        raise UsageError(f"{_named(file)}: {error}; {_WANTED_CAS}") from None
+        raise UsageError(f"{named(file)}: {error}; {_WANTED_CAS}") from None
 
 
 def facts(text: str, now: datetime) -> dict[str, Any]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
 from mezite.cli.asking import Asking, Command, Group, listed, paged, pass_asking
 from mezite.cli.output import hint, write_line
-from mezite.cli.program import files
+from mezite.cli.program import contents, files, named
 from mezite.errors import UsageError
 
 _MAX_KEY = 64 * 1024
@@ -95,20 +93,12 @@ def sign_host(asking: Asking, key: str, principals: tuple[str, ...], ttl: str | 
 
 def _public_key(file: str) -> str:
     """The one line of *file*; what may be a private key goes nowhere."""
-    try:
-        if file == "-":
-            text = sys.stdin.buffer.read(_MAX_KEY)
-        else:
-            with Path(file).open("rb") as opened:
-                text = opened.read(_MAX_KEY)
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror}; {_WANTED_KEY}") from None
-    named = "standard input" if file == "-" else file
+    text = contents(file, _MAX_KEY, _WANTED_KEY)
     if b"PRIVATE KEY" in text:
-        raise UsageError(f"{named} holds a private key, which stays where it is; {_WANTED_KEY}")
+        raise UsageError(f"{named(file)} holds a private key, which stays where it is; {_WANTED_KEY}")
     lines = [line for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
     if len(lines) != 1:
-        raise UsageError(f"{named} holds {len(lines)} lines; {_WANTED_KEY}")
+        raise UsageError(f"{named(file)} holds {len(lines)} lines; {_WANTED_KEY}")
     return lines[0]
 
 

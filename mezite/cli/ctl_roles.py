@@ -10,7 +10,7 @@ import click
 from mezite.cli.asking import Asking, Group, paged, pass_asking
 from mezite.cli.names import names
 from mezite.cli.output import write, write_line
-from mezite.cli.program import files
+from mezite.cli.program import files, named
 from mezite.errors import InvalidInput, UsageError
 
 
@@ -58,7 +58,7 @@ def create(asking: Asking, from_file: str) -> None:
       deny:
         logins: [root]
     """
-    source = "standard input" if from_file == "-" else from_file
+    source = named(from_file)
     document = _read(from_file, source)
     try:
         answer = asking.call("roles.put", document=document)

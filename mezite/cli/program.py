@@ -74,6 +74,23 @@ def directories(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
     return [CompletionItem(incomplete, type="dir")]
 
 
+def named(file: str) -> str:
+    """*file* as an error calls it."""
+    return "standard input" if file == "-" else file
+
+
+def contents(file: str, most: int, wanted: str) -> bytes:
+    """The first *most* bytes of *file*, ``-`` for standard input; what cannot be read is a
+    :class:`UsageError` that ends with what was *wanted*."""
+    try:
+        if file == "-":
+            return sys.stdin.buffer.read(most)
+        with open(file, "rb") as opened:  # pathlib is not loaded for every command
+            return opened.read(most)
+    except OSError as error:
+        raise UsageError(f"{named(file)}: {error.strerror}; {wanted}") from None
+
+
 _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF, errno.EFBIG)
 
 
