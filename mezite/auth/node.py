@@ -50,10 +50,10 @@ def certify_node(
 ) -> list[bytes]:
     """New host certificates for *host_keys*, each good for the node's name and *host_names*."""
     certificates = []
-    names = tuple(dict.fromkeys((node_name, *host_names)))
     for key in host_keys:
         template = host_certificate(
-            f"node/{node_name}", names, serial=tx.next_serial(), now=context.clock(), ttl=HOST_CERTIFICATE_TTL
+            f"node/{node_name}", (node_name, *host_names),
+            serial=tx.next_serial(), now=context.clock(), ttl=HOST_CERTIFICATE_TTL,
         )
         certificates.append(context.authorities().signer.sign_host(template, keys.public_blob(key)))
     return certificates
